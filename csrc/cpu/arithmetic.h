@@ -1,0 +1,108 @@
+// The arithmetics of mish_math.h on the CPU, over the lanes of one instruction set.
+//
+// An instruction set brings two types, `Float` and `Double`, each with
+//   V, kWidth      a number of kWidth lanes, with + - * / and unary minus
+//   set, fma, max, min, if_less, copy_sign   as mish_math.h describes them
+//   exponent(V)    the low bits of each lane moved up into its exponent field
+#pragma once
+
+#include "mish_math.h"
+
+namespace mish::cpu {
+namespace {
+
+/// q0 + r (q1 + r (q2 + ...))
+template <class L, class... Rest>
+MISH_INLINE typename L::V polynomial(typename L::V r, double q0, Rest... rest) {
+  if constexpr (sizeof...(rest) == 0) {
+    return L::set(q0);
+  } else {
+    return L::fma(polynomial<L>(r, rest...), r, L::set(q0));
+  }
+}
+
+/// x = k ln 2 + r with k an integer and |r| <= ln(2) / 2; scale = 2^k.
+template <class V>
+struct Reduced {
+  V r, scale;
+};
+
+/// Adding `shifter` = 1.5 * 2^(mantissa bits) + exponent bias rounds x / ln 2 to k and leaves
+/// k + bias in the low bits, which exponent() turns into 2^k. k = -bias gives the pattern of 0:
+/// that is how e^x becomes 0. ln 2 comes in two parts; the first has so few bits that k times it
+/// is exact.
+template <class L>
+MISH_INLINE Reduced<typename L::V> reduce(typename L::V x, double shifter, double ln2_high,
+                                          double ln2_low) {
+  const auto shifted = L::fma(x, L::set(1.4426950408889634), L::set(shifter));
+  const auto k = shifted - L::set(shifter);
+  const auto r = L::fma(k, L::set(-ln2_low), L::fma(k, L::set(-ln2_high), x));
+  return {r, L::exponent(shifted)};
+}
+
+/// 2^k e^r from q = (e^r - 1) / r, with one rounding at the end.
+template <class L>
+MISH_INLINE typename L::V assemble(const Reduced<typename L::V>& x, typename L::V q) {
+  return L::fma(x.scale * x.r, q, x.scale);
+}
+
+template <class L>
+MISH_INLINE Reduced<typename L::V> reduce_float(typename L::V x) {
+  return reduce<L>(x, 0x1.8p23 + 127, 0x1.62e4p-1, 0x1.7f7d1cp-20);
+}
+
+// The coefficients are minimax for |r| <= ln(2) / 2 and relative error, from tools/exp_polynomial.py.
+
+template <class L>
+struct RefinedFloat : L {
+  static constexpr double kLowest = -88, kSaturation = 20;
+  static constexpr bool kRefined = true;
+
+  /// Error of the polynomial: 3.1e-9, 0.05 of the last bit.
+  static MISH_INLINE typename L::V exp(typename L::V x) {
+    const auto reduced = reduce_float<L>(x);
+    return assemble<L>(reduced, polynomial<L>(reduced.r, 1.0, 0.49999993447796487,
+                                              0.16666520631709497, 0.041668388045313997,
+                                              0.0083687168797281399, 0.0013814598646664035));
+  }
+  static MISH_INLINE typename L::V divide(typename L::V a, typename L::V b) { return a / b; }
+  static MISH_INLINE typename L::V reciprocal(typename L::V b) { return L::set(1) / b; }
+};
+
+/// For results of 11 bits or fewer: one term less, and the plain formula.
+template <class L>
+struct PlainFloat : RefinedFloat<L> {
+  static constexpr bool kRefined = false;
+
+  /// Error of the polynomial: 9.2e-8.
+  static MISH_INLINE typename L::V exp(typename L::V x) {
+    const auto reduced = reduce_float<L>(x);
+    return assemble<L>(reduced,
+                       polynomial<L>(reduced.r, 0.99999970701927474, 0.49999149193258565,
+                                     0.16667636563004126, 0.041897975351484068,
+                                     0.0082903073849549182));
+  }
+};
+
+template <class L>
+struct RefinedDouble : L {
+  static constexpr double kLowest = -709.0895657128241, kSaturation = 22;
+  static constexpr bool kRefined = true;
+
+  /// Error of the polynomial: 3.7e-18, 0.03 of the last bit.
+  static MISH_INLINE typename L::V exp(typename L::V x) {
+    const auto reduced =
+        reduce<L>(x, 0x1.8p52 + 1023, 0x1.62e42fefa38p-1, 0x1.ef35793c7673p-45);
+    return assemble<L>(
+        reduced,
+        polynomial<L>(reduced.r, 1.0, 0.50000000000000106271, 0.16666666666666412523,
+                      0.041666666666530158494, 0.0083333333334944616639, 0.0013888888943630134161,
+                      0.00019841269506578723932, 0.000024801493098887391545,
+                      2.7557586373785180954e-6, 2.763024838532302056e-7, 2.5000061625531279587e-8));
+  }
+  static MISH_INLINE typename L::V divide(typename L::V a, typename L::V b) { return a / b; }
+  static MISH_INLINE typename L::V reciprocal(typename L::V b) { return L::set(1) / b; }
+};
+
+}  // namespace
+}  // namespace mish::cpu

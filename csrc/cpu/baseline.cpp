@@ -1,0 +1,90 @@
+// The kernels for any processor: one element at a time in plain C++, which the compiler vectorises
+// for its own target.
+#include <cmath>
+#include <cstring>
+
+#include "cpu/table.h"
+#include "cpu/arithmetic.h"
+
+namespace mish::cpu {
+namespace {
+
+template <class To, class From>
+MISH_INLINE To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+template <class T, class Bits, int kMantissa>
+struct Scalar {
+  using V = T;
+  static constexpr int kWidth = 1;
+  static MISH_INLINE V set(double c) { return static_cast<V>(c); }
+  static MISH_INLINE V fma(V a, V b, V c) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    if constexpr (sizeof(V) == 4) {
+      return __builtin_fmaf(a, b, c);
+    } else {
+      return __builtin_fma(a, b, c);
+    }
+#else
+    return a * b + c;  // without the instruction, fma() is a slow library call
+#endif
+  }
+  static MISH_INLINE V max(V c, V x) { return x < c ? c : x; }
+  static MISH_INLINE V min(V c, V x) { return x > c ? c : x; }
+  static MISH_INLINE V if_less(V a, V b, V yes, V no) { return a < b ? yes : no; }
+  static MISH_INLINE V copy_sign(V magnitude, V sign) { return std::copysign(magnitude, sign); }
+  static MISH_INLINE V exponent(V x) { return bits_as<V>(bits_as<Bits>(x) << kMantissa); }
+};
+using Float = Scalar<float, uint32_t, 23>;
+using Double = Scalar<double, uint64_t, 52>;
+
+MISH_INLINE void load(const float* from, float (&x)[1]) { x[0] = *from; }
+MISH_INLINE void store(float* to, const float (&x)[1]) { *to = x[0]; }
+MISH_INLINE void load(const double* from, double (&x)[1]) { x[0] = *from; }
+MISH_INLINE void store(double* to, const double (&x)[1]) { *to = x[0]; }
+
+constexpr int kBFloat16Parts = 1;
+MISH_INLINE void load(const bfloat16_bits* from, float (&x)[1]) {
+  x[0] = bits_as<float>(static_cast<uint32_t>(*from) << 16);
+}
+/// To nearest even: adds half of the last kept bit, less one if that bit is 0. No NaN is carried
+/// into something else: one that came from a 16-bit input or from the processor has zeros there.
+MISH_INLINE void store(bfloat16_bits* to, const float (&x)[1]) {
+  const uint32_t bits = bits_as<uint32_t>(x[0]);
+  *to = static_cast<bfloat16_bits>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+MISH_INLINE void load(const half_bits* from, float (&x)[1]) {
+  const uint32_t half = static_cast<uint32_t>(*from);
+  const uint32_t sign = (half & 0x8000) << 16, magnitude = half & 0x7fff;
+  // Normal: rebase the exponent from 15 to 127; infinity and NaN: all ones. Subnormal: an integer
+  // multiple of 2^-24.
+  const uint32_t rebased = (magnitude << 13) + ((127 - 15) << 23);
+  const uint32_t special = (magnitude << 13) | 0x7f800000;
+  const uint32_t normal = magnitude >= 0x7c00 ? special : rebased;
+  const uint32_t subnormal = bits_as<uint32_t>(static_cast<float>(static_cast<int>(magnitude)) * 0x1p-24f);
+  x[0] = bits_as<float>(sign | (magnitude < 0x0400 ? subnormal : normal));
+}
+MISH_INLINE void store(half_bits* to, const float (&x)[1]) {
+  const uint32_t bits = bits_as<uint32_t>(x[0]), sign = (bits >> 16) & 0x8000;
+  const uint32_t magnitude = bits & 0x7fffffff;
+  // Normal: rebase the exponent and round to nearest even; a carry past the largest gives infinity.
+  const uint32_t rebased = magnitude - ((127 - 15) << 23);
+  const uint32_t rounded = (rebased + 0x0fff + ((rebased >> 13) & 1)) >> 13;
+  const uint32_t normal = rounded < 0x7c00 ? rounded : 0x7c00;
+  // Subnormal: adding 0.5 puts the last bit of the sum at 2^-24, so the addition rounds.
+  const uint32_t subnormal = bits_as<uint32_t>(bits_as<float>(magnitude) + 0.5f) - 0x3f000000;
+  const uint32_t finite = magnitude < 0x38800000 ? subnormal : normal;
+  *to = static_cast<half_bits>(sign | (magnitude > 0x7f800000 ? 0x7e00 : finite));
+}
+
+}  // namespace
+}  // namespace mish::cpu
+
+#include "cpu/loops.h"
+
+const mish::cpu::Table mish::cpu::baseline_table = mish::cpu::kTable;

@@ -1,0 +1,31 @@
+// What each instruction set's file hands to the dispatcher.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "mish_kernels.h"
+
+// Wide vectors need a compiler that takes #pragma GCC target and GNU vector types.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define MISH_X86_TARGETS 1
+#else
+#define MISH_X86_TARGETS 0
+#endif
+
+namespace mish::cpu {
+
+/// 16-bit formats as bits: the kernels bring their own conversions.
+enum class half_bits : uint16_t {};
+enum class bfloat16_bits : uint16_t {};
+
+/// [Op][DType]
+using Table = std::array<std::array<Loop, 4>, 3>;
+
+extern const Table baseline_table;
+#if MISH_X86_TARGETS
+extern const Table avx2_table;
+extern const Table avx512_table;
+#endif
+
+}  // namespace mish::cpu

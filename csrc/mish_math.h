@@ -1,0 +1,97 @@
+// Mish and its first two derivatives: the only place in this library where these formulas stand.
+//
+// Mish is f(x) = x tanh(softplus(x)) = x tanh(ln(1 + e^x))  (D. Misra, arXiv 1908.08681).
+// With e = e^x, the identity tanh(ln y) = (y^2 - 1) / (y^2 + 1) makes it algebraic in e:
+//
+//   p = e (e + 2),  D = p + 2 = (e + 1)^2 + 1,  t = p / D = tanh(softplus(x))
+//   f   = x t
+//   f'  = t + x t'         t'  = 4 e (e + 1) / D^2
+//   f'' = 2 t' + x t''     t'' = 4 e (2 + 2 e - 3 e^2 - 2 e^3) / D^3
+//
+// so one exponential and one reciprocal serve all three, with no cancellation for x < 0.
+//
+// The functions are templates over an arithmetic `A`, which says what a number is (a float, a
+// double, a whole vector register, a CUDA float) and how precise it has to be:
+//
+//   A::V                 the number type, with + - *     A::set(c)   a constant as a number
+//   A::kLowest           e^x rounds to zero at it: the clamp that makes f(-inf) = -0, not NaN
+//   A::kSaturation       t rounds to 1 above it, f' to 1 and f'' to 0
+//   A::kRefined          whether f needs its last bits (see value)
+//   A::exp(x)            e^x for x in [kLowest, kSaturation]; NaN for NaN
+//   A::fma(a, b, c)      a b + c, rounded once where the hardware can
+//   A::divide(a, b)      a / b for normal b; A::reciprocal(b) = 1 / b
+//   A::max(c, x)         the larger; x if x is NaN     A::min(c, x)  the smaller; x if x is NaN
+//   A::if_less(a, b, y, n)   a < b ? y : n            A::copy_sign(m, s)  |m| with the sign of s
+//
+// Limits, for every arithmetic: f(-inf) = -0, f(+inf) = +inf, f(+-0) = +-0; f'(-inf) = 0,
+// f'(+inf) = 1; f''(+-inf) = 0; NaN gives NaN.
+#pragma once
+
+#if defined(__CUDACC__)
+#define MISH_INLINE __device__ __forceinline__
+#elif defined(__GNUC__)
+#define MISH_INLINE inline __attribute__((always_inline))
+#else
+#define MISH_INLINE inline
+#endif
+
+namespace mish {
+
+/// f(x). The product uses the clamped x below, so that -inf gives -88 * 0 and not inf * 0.
+///
+/// Refined, t is written so that its rounding errors meet a small factor:
+///   e < 0.7:  t = e - e (e^2 + e) / D      f = x e - x e (e^2 + e) / D
+///   else:     t = 1 - 2 / D                f = x - x 2 / D
+/// 0.7 is where the two corrections are about equal. Plain, f = x (p / D).
+template <class A>
+MISH_INLINE typename A::V value(typename A::V x) {
+  using V = typename A::V;
+  const V above = A::max(A::set(A::kLowest), x);
+  const V inside = A::min(A::set(A::kSaturation), above);
+  const V e = A::exp(inside);
+  if constexpr (A::kRefined) {
+    const V square = A::fma(e, e, e);
+    const V d = square + (e + A::set(2));
+    const V product = inside * e;
+    const V half_way = A::set(0.7);
+    const V numerator = A::if_less(e, half_way, square, A::set(2));
+    const V factor = A::if_less(e, half_way, product, inside);
+    // `above` is still +inf where `inside` is not: +inf - 20 * tiny, never inf * 0.
+    const V start = A::if_less(e, half_way, product, above);
+    // The sign of f is that of x. It has to be put back where both terms are zero: -0 + 0 = +0.
+    return A::copy_sign(A::fma(-factor, A::divide(numerator, d), start), x);
+  } else {
+    const V p = e * (e + A::set(2));
+    return above * A::divide(p, p + A::set(2));
+  }
+}
+
+/// f'(x). It crosses zero at x = -1.19243..., so its error there is absolute, not relative.
+template <class A>
+MISH_INLINE typename A::V slope(typename A::V x) {
+  using V = typename A::V;
+  const V inside = A::min(A::set(A::kSaturation), A::max(A::set(A::kLowest), x));
+  const V e = A::exp(inside);
+  const V p = e * (e + A::set(2));
+  const V r = A::reciprocal(p + A::set(2));
+  const V four_x_r = (A::set(4) * inside) * r;
+  return A::fma(four_x_r, A::fma(e, e, e) * r, p * r);
+}
+
+/// f''(x); exactly 0 above the saturation point, where the true value is below 1e-15.
+template <class A>
+MISH_INLINE typename A::V curvature(typename A::V x) {
+  using V = typename A::V;
+  const V inside = A::min(A::set(A::kSaturation), A::max(A::set(A::kLowest), x));
+  const V e = A::exp(inside);
+  const V r = A::reciprocal(A::fma(e, e + A::set(2), A::set(2)));
+  // 2 + 2e - 3e^2 - 2e^3 by Horner; times r at once, since e^3 r^3 alone would leave the range.
+  const V cubic = A::fma(A::fma(A::fma(A::set(-2), e, A::set(-3)), e, A::set(2)), e, A::set(2));
+  const V er = A::set(4) * (e * r);
+  const V first = er * ((e + A::set(1)) * r);
+  const V second = er * ((cubic * r) * r);
+  const V result = A::fma(inside, second, first + first);
+  return A::if_less(A::set(A::kSaturation), x, A::set(0), result);
+}
+
+}  // namespace mish

@@ -1,0 +1,237 @@
+// Schemas, argument checks, and the CPU, CUDA and Meta kernels. Shapes, strides, overlap, output
+// allocation and threads are TensorIterator's work; the maths is the kernels'.
+#include "torch/ops.h"
+
+#include <ATen/ATen.h>
+#include <ATen/TensorIterator.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/library.h>
+
+#include "mish_kernels.h"
+
+#ifdef MISH_WITH_CUDA
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
+
+namespace mish {
+namespace {
+
+DType dtype_of(const at::Tensor& self) {
+  switch (self.scalar_type()) {
+    case at::kFloat:
+      return DType::kFloat;
+    case at::kDouble:
+      return DType::kDouble;
+    case at::kHalf:
+      return DType::kHalf;
+    case at::kBFloat16:
+      return DType::kBFloat16;
+    default:
+      TORCH_CHECK_NOT_IMPLEMENTED(
+          false, "mish: expected a float32, float64, float16 or bfloat16 tensor, got ",
+          self.scalar_type(), ". Convert it first, for example with input.float().");
+  }
+}
+
+void check_dtype_and_device(const char* name, const at::Tensor& other, const at::Tensor& self) {
+  TORCH_CHECK(other.scalar_type() == self.scalar_type(), "mish: expected ", name,
+              " to have the dtype of the input, ", self.scalar_type(), ", got ",
+              other.scalar_type(), ".");
+  TORCH_CHECK(other.device() == self.device(), "mish: expected ", name,
+              " to be on the device of the input, ", self.device(), ", got ", other.device(), ".");
+}
+
+/// `other` has to be like `self` in all that an elementwise kernel needs.
+void check_like(const char* name, const at::Tensor& other, const at::Tensor& self) {
+  check_dtype_and_device(name, other, self);
+  TORCH_CHECK(other.sym_sizes() == self.sym_sizes(), "mish: expected ", name,
+              " to have the shape of the input, ", self.sym_sizes(), ", got ", other.sym_sizes(), ".");
+}
+
+#ifdef MISH_WITH_CUDA
+void run_cuda(Op op, DType dtype, at::TensorIteratorBase& iter) {
+  if (iter.numel() == 0) return;
+  if (!iter.is_contiguous() && !iter.can_use_32bit_indexing()) {
+    for (auto& part : iter.with_32bit_indexing()) run_cuda(op, dtype, part);
+    return;
+  }
+  TORCH_CHECK(iter.ndim() <= cuda::kMaxDims, "mish: expected a tensor whose strides reduce to at ",
+              "most ", cuda::kMaxDims, " dimensions, got ", iter.ndim(),
+              ". Call input.contiguous() first.");
+  cuda::Operands operands = {};
+  operands.dims = std::max(iter.ndim(), 1);
+  operands.sizes[0] = 1;  // a tensor without dimensions is one element
+  for (int k = 0; k < iter.ntensors(); ++k) {
+    operands.data[k] = iter.data_ptr(k);
+    operands.strides[k][0] = iter.element_size(k);
+    for (int dim = 0; dim < iter.ndim(); ++dim) operands.strides[k][dim] = iter.strides(k)[dim];
+  }
+  for (int dim = 0; dim < iter.ndim(); ++dim) operands.sizes[dim] = iter.shape()[dim];
+  const auto error = cuda::launch(op, dtype, operands, c10::cuda::getCurrentCUDAStream().stream());
+  C10_CUDA_CHECK(static_cast<cudaError_t>(error));
+}
+#endif
+
+void run_cpu(Op op, DType dtype, at::TensorIteratorBase& iter) {
+  iter.for_each(cpu::loop(op, dtype, cpu::best_isa()));
+}
+
+using Run = void (*)(Op, DType, at::TensorIteratorBase&);
+
+/// op over (out, inputs...), where out may be undefined: then it is allocated, with the strides
+/// that TensorIterator gives any elementwise result. Returns out.
+template <Run run, class... Inputs>
+at::Tensor elementwise(Op op, DType dtype, const at::Tensor& out, const Inputs&... inputs) {
+  at::TensorIteratorConfig config;
+  config.set_check_mem_overlap(true).check_all_same_dtype(true).add_output(out);
+  (config.add_const_input(inputs), ...);
+  at::TensorIterator iter = config.build();
+  run(op, dtype, iter);
+  return iter.output();
+}
+
+/// The ops on one kind of device.
+template <Run run>
+struct Kernels {
+  static at::Tensor mish(const at::Tensor& self) {
+    return elementwise<run>(Op::kForward, dtype_of(self), at::Tensor(), self);
+  }
+
+  static at::Tensor& mish_(at::Tensor& self) {
+    elementwise<run>(Op::kForward, dtype_of(self), self, self);
+    return self;
+  }
+
+  static at::Tensor& mish_out(const at::Tensor& self, at::Tensor& out) {
+    const DType dtype = dtype_of(self);
+    check_dtype_and_device("out", out, self);
+    elementwise<run>(Op::kForward, dtype, out, self);
+    return out;
+  }
+
+  static at::Tensor mish_backward(const at::Tensor& grad_output, const at::Tensor& self) {
+    const DType dtype = dtype_of(self);
+    check_like("grad_output", grad_output, self);
+    return elementwise<run>(Op::kBackward, dtype, at::Tensor(), grad_output, self);
+  }
+
+  static at::Tensor mish_double_backward(const at::Tensor& grad_grad_input,
+                                         const at::Tensor& grad_output, const at::Tensor& self) {
+    const DType dtype = dtype_of(self);
+    check_like("grad_grad_input", grad_grad_input, self);
+    check_like("grad_output", grad_output, self);
+    return elementwise<run>(Op::kDoubleBackward, dtype, at::Tensor(), grad_grad_input, grad_output,
+                            self);
+  }
+
+  static void register_to(torch::Library& library) {
+    library.impl("mish", mish);
+    library.impl("mish_", mish_);
+    library.impl("mish.out", mish_out);
+    library.impl("mish_backward", mish_backward);
+    library.impl("mish_double_backward", mish_double_backward);
+  }
+};
+
+/// Shapes without data, for FakeTensor and torch.device("meta"): ATen's own elementwise ops with as
+/// many operands, so that dtype, strides and symbolic sizes are what they are everywhere else.
+namespace meta {
+
+at::Tensor mish(const at::Tensor& self) {
+  dtype_of(self);
+  return at::mish(self);
+}
+
+at::Tensor& mish_(at::Tensor& self) {
+  dtype_of(self);
+  return at::mish_(self);
+}
+
+at::Tensor& mish_out(const at::Tensor& self, at::Tensor& out) {
+  dtype_of(self);
+  check_dtype_and_device("out", out, self);
+  return at::mish_out(out, self);
+}
+
+at::Tensor mish_backward(const at::Tensor& grad_output, const at::Tensor& self) {
+  dtype_of(self);
+  check_like("grad_output", grad_output, self);
+  return at::mul(grad_output, self);
+}
+
+at::Tensor mish_double_backward(const at::Tensor& grad_grad_input, const at::Tensor& grad_output,
+                                const at::Tensor& self) {
+  dtype_of(self);
+  check_like("grad_grad_input", grad_grad_input, self);
+  check_like("grad_output", grad_output, self);
+  return at::addcmul(grad_grad_input, grad_output, self);
+}
+
+}  // namespace meta
+}  // namespace
+
+namespace ops {
+
+template <class Signature>
+c10::TypedOperatorHandle<Signature> find(const char* name, const char* overload = "") {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, overload).typed<Signature>();
+}
+
+Handle<Tensor(const Tensor&)> mish() {
+  static const auto handle = find<Tensor(const Tensor&)>("mish_cuda::mish");
+  return handle;
+}
+Handle<Tensor&(Tensor&)> mish_() {
+  static const auto handle = find<Tensor&(Tensor&)>("mish_cuda::mish_");
+  return handle;
+}
+Handle<Tensor&(const Tensor&, Tensor&)> mish_out() {
+  static const auto handle = find<Tensor&(const Tensor&, Tensor&)>("mish_cuda::mish", "out");
+  return handle;
+}
+Handle<Tensor(const Tensor&, const Tensor&)> mish_backward() {
+  static const auto handle =
+      find<Tensor(const Tensor&, const Tensor&)>("mish_cuda::mish_backward");
+  return handle;
+}
+Handle<Tensor(const Tensor&, const Tensor&, const Tensor&)> mish_double_backward() {
+  static const auto handle = find<Tensor(const Tensor&, const Tensor&, const Tensor&)>(
+      "mish_cuda::mish_double_backward");
+  return handle;
+}
+
+}  // namespace ops
+
+TORCH_LIBRARY(mish_cuda, library) {
+  const std::vector<at::Tag> tags = {at::Tag::pointwise, at::Tag::pt2_compliant_tag};
+  // f(self). Any shape and strides; float32, float64, float16 or bfloat16; the result has the
+  // shape and dtype of self. Other dtypes: NotImplementedError.
+  library.def("mish(Tensor self) -> Tensor", tags);
+  library.def("mish_(Tensor(a!) self) -> Tensor(a!)", tags);
+  library.def("mish.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", tags);
+  // grad_output f'(self). Both of one shape, dtype and device, else RuntimeError.
+  library.def("mish_backward(Tensor grad_output, Tensor self) -> Tensor", tags);
+  // grad_grad_input grad_output f''(self): the derivative of mish_backward with respect to self,
+  // applied to grad_grad_input. All of one shape, dtype and device, else RuntimeError.
+  library.def(
+      "mish_double_backward(Tensor grad_grad_input, Tensor grad_output, Tensor self) -> Tensor",
+      tags);
+}
+
+TORCH_LIBRARY_IMPL(mish_cuda, CPU, library) { Kernels<run_cpu>::register_to(library); }
+
+TORCH_LIBRARY_IMPL(mish_cuda, Meta, library) {
+  library.impl("mish", meta::mish);
+  library.impl("mish_", meta::mish_);
+  library.impl("mish.out", meta::mish_out);
+  library.impl("mish_backward", meta::mish_backward);
+  library.impl("mish_double_backward", meta::mish_double_backward);
+}
+
+#ifdef MISH_WITH_CUDA
+TORCH_LIBRARY_IMPL(mish_cuda, CUDA, library) { Kernels<run_cuda>::register_to(library); }
+#endif
+
+}  // namespace mish

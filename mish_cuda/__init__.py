@@ -1,0 +1,23 @@
+"""Mish, ``x * tanh(softplus(x))``, as fused forward and backward kernels for PyTorch.
+
+``mish`` and ``Mish`` are what ``torch.nn.functional.mish`` and ``torch.nn.Mish`` are, faster and
+right at the limits. ``MishCuda``, ``MishCudaFunction``, ``mish_forward`` and ``mish_backward`` are
+the names of the old mish-cuda package.
+"""
+
+from .functional import MishCudaFunction, backend, mish, mish_, mish_backward, mish_forward
+from .modules import Mish, MishCuda
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Mish",
+    "MishCuda",
+    "MishCudaFunction",
+    "__version__",
+    "backend",
+    "mish",
+    "mish_",
+    "mish_backward",
+    "mish_forward",
+]

@@ -1,0 +1,187 @@
+"""Mish in torch calls: for any device, and where there is no compiled extension.
+
+The formulas, their limits and their derivation are those of ``csrc/mish_math.h``; 16-bit tensors
+are computed in float32 and rounded once. Like the kernels, differentiating saves only the input.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def check(input: Tensor) -> None:
+    """Raises NotImplementedError unless ``input`` is a strided tensor of one of ``DTYPES``."""
+    if input.dtype not in DTYPES:
+        raise NotImplementedError(
+            f"mish: expected a float32, float64, float16 or bfloat16 tensor, got {input.dtype}. "
+            "Convert it first, for example with input.float()."
+        )
+    if input.layout is not torch.strided:
+        raise NotImplementedError(
+            f"mish: expected a strided tensor, got layout {input.layout}. "
+            "Convert it first, for example with input.to_dense()."
+        )
+
+
+def check_dtype_and_device(name: str, other: Tensor, input: Tensor) -> None:
+    """Raises RuntimeError unless ``other`` has the dtype and device of ``input``."""
+    if other.dtype != input.dtype:
+        raise RuntimeError(
+            f"mish: expected {name} to have the dtype of the input, {input.dtype}, "
+            f"got {other.dtype}."
+        )
+    if other.device != input.device:
+        raise RuntimeError(
+            f"mish: expected {name} to be on the device of the input, {input.device}, "
+            f"got {other.device}."
+        )
+
+
+def check_like(name: str, other: Tensor, input: Tensor) -> None:
+    """Raises RuntimeError unless ``other`` has the dtype, device and shape of ``input``."""
+    check_dtype_and_device(name, other, input)
+    if other.shape != input.shape:
+        raise RuntimeError(
+            f"mish: expected {name} to have the shape of the input, {list(input.shape)}, "
+            f"got {list(other.shape)}."
+        )
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """The tensor in the type it is computed in."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+# e^x is 0 at the first bound, so that f(-inf) = -0; tanh(softplus(x)) rounds to 1 at the second.
+def _bounds(x: Tensor) -> tuple[float, float]:
+    return (-746.0, 22.0) if x.dtype == torch.float64 else (-104.0, 20.0)
+
+
+def _terms(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x between the bounds, e = e^x, and 1 / D with D = (e + 1)^2 + 1."""
+    inside = x.clamp(*_bounds(x))
+    e = inside.exp()
+    return inside, e, (e * (e + 2) + 2).reciprocal()
+
+
+def value(input: Tensor) -> Tensor:
+    """f(x), shape and dtype of ``input``; not differentiable where it saturates."""
+    x = _wide(input)
+    _, e, _ = _terms(x)
+    p = e * (e + 2)
+    return (x.clamp(min=_bounds(x)[0]) * (p / (p + 2))).to(input.dtype)
+
+
+def _slope(x: Tensor) -> Tensor:
+    inside, e, r = _terms(x)
+    return e * (e + 2) * r + inside * (4 * (e * r) * ((e + 1) * r))
+
+
+def _curvature(x: Tensor) -> Tensor:
+    inside, e, r = _terms(x)
+    cubic = ((-2 * e - 3) * e + 2) * e + 2
+    result = 4 * (e * r) * (2 * ((e + 1) * r) + inside * (cubic * r * r))
+    return torch.where(x > _bounds(x)[1], 0, result)
+
+
+def backward(grad_output: Tensor, input: Tensor) -> Tensor:
+    """g f'(x), rounded once."""
+    return (_wide(grad_output) * _slope(_wide(input))).to(input.dtype)
+
+
+def double_backward(grad_grad_input: Tensor, grad_output: Tensor, input: Tensor) -> Tensor:
+    """h g f''(x), rounded once; differentiable any number of times."""
+    product = _wide(grad_grad_input) * _wide(grad_output)
+    return (product * _curvature(_wide(input))).to(input.dtype)
+
+
+class _Backward(torch.autograd.Function):
+    """g f'(x); its own derivative is in torch maths, so that any order follows."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad_output: Tensor, input: Tensor) -> Tensor:
+        return backward(grad_output, input)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+        grad_output, input = ctx.saved_tensors
+        needs_grad_output, needs_input = ctx.needs_input_grad
+        return (
+            _Backward.apply(h, input) if needs_grad_output else None,
+            double_backward(h, grad_output, input) if needs_input else None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, d_grad_output: Tensor | None, d_input: Tensor | None) -> Any:  # type: ignore[override]
+        grad_output, input = ctx.saved_tensors
+        terms = []
+        if d_grad_output is not None:
+            terms.append(_Backward.apply(d_grad_output, input))
+        if d_input is not None:
+            terms.append(double_backward(d_input, grad_output, input))
+        return sum(terms[1:], start=terms[0])
+
+
+class _Forward(torch.autograd.Function):
+    """f(x), saving x."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input: Tensor) -> Tensor:
+        return value(input)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Any:  # type: ignore[override]
+        return _Backward.apply(grad_output, *ctx.saved_tensors)
+
+    @staticmethod
+    def jvp(ctx: Any, d_input: Tensor) -> Any:  # type: ignore[override]
+        return _Backward.apply(d_input, *ctx.saved_tensors)
+
+
+def mish(input: Tensor) -> Tensor:
+    """``mish_cuda.mish(input)`` in torch calls."""
+    check(input)
+    result: Tensor = _Forward.apply(input)
+    return result
+
+
+def mish_(input: Tensor) -> Tensor:
+    """``mish_cuda.mish_(input)`` in torch calls."""
+    check(input)
+    # What the derivative needs of the input has to outlive it.
+    saved = input.clone() if input.requires_grad and torch.is_grad_enabled() else input
+    return input.copy_(mish(saved))
+
+
+def mish_out(input: Tensor, out: Tensor) -> Tensor:
+    """``mish_cuda.mish(input, out=out)`` in torch calls."""
+    check(input)
+    check_dtype_and_device("out", out, input)
+    return torch.mul(mish(input), 1, out=out)
+
+
+def mish_backward(grad_output: Tensor, input: Tensor) -> Tensor:
+    """``torch.ops.mish_cuda.mish_backward(grad_output, input)`` in torch calls."""
+    check(input)
+    check_like("grad_output", grad_output, input)
+    result: Tensor = _Backward.apply(grad_output, input)
+    return result
