@@ -66,16 +66,17 @@ MISH_INLINE typename A::V value(typename A::V x) {
   }
 }
 
-/// f'(x). It crosses zero at x = -1.19243..., so its error there is absolute, not relative.
+/// f'(x) = t + x t' = e/D (e + 2 + 4 x (e + 1) / D). It crosses zero at x = -1.19243..., so its
+/// error there is absolute, not relative.
 template <class A>
 MISH_INLINE typename A::V slope(typename A::V x) {
   using V = typename A::V;
   const V inside = A::min(A::set(A::kSaturation), A::max(A::set(A::kLowest), x));
   const V e = A::exp(inside);
-  const V p = e * (e + A::set(2));
-  const V r = A::reciprocal(p + A::set(2));
-  const V four_x_r = (A::set(4) * inside) * r;
-  return A::fma(four_x_r, A::fma(e, e, e) * r, p * r);
+  const V e2 = e + A::set(2);
+  const V r = A::reciprocal(A::fma(e, e2, A::set(2)));
+  const V four_x = A::set(4) * inside;
+  return (e * r) * A::fma(A::fma(four_x, e, four_x), r, e2);
 }
 
 /// f''(x); exactly 0 above the saturation point, where the true value is below 1e-15.

@@ -33,21 +33,12 @@ struct alignas(sizeof(T) * N) Pack {
   T element[N];
 };
 
-template <int N>
-__device__ __forceinline__ void unpack(const Pack<float, N>& from, float (&to)[N]) {
+template <class T, int N>
+__device__ __forceinline__ void unpack(const Pack<T, N>& from, T (&to)[N]) {
   for (int i = 0; i < N; ++i) to[i] = from.element[i];
 }
-template <int N>
-__device__ __forceinline__ void pack(const float (&from)[N], Pack<float, N>& to) {
-  for (int i = 0; i < N; ++i) to.element[i] = from[i];
-}
-
-template <int N>
-__device__ __forceinline__ void unpack(const Pack<double, N>& from, double (&to)[N]) {
-  for (int i = 0; i < N; ++i) to[i] = from.element[i];
-}
-template <int N>
-__device__ __forceinline__ void pack(const double (&from)[N], Pack<double, N>& to) {
+template <class T, int N>
+__device__ __forceinline__ void pack(const T (&from)[N], Pack<T, N>& to) {
   for (int i = 0; i < N; ++i) to.element[i] = from[i];
 }
 
@@ -62,16 +53,24 @@ __device__ __forceinline__ void pack(const float (&from)[N], Pack<__half, N>& to
     to.element[0] = __float2half_rn(from[0]);
   } else {
     for (int i = 0; i < N; i += 2) {
-      const __half2 pair = __floats2half2_rn(from[i], from[i + 1]);
-      to.element[i] = pair.x;
-      to.element[i + 1] = pair.y;
+      reinterpret_cast<__half2*>(to.element)[i / 2] = __floats2half2_rn(from[i], from[i + 1]);
     }
   }
 }
 
+// A bfloat16 is the upper half of its float: the odd element of a pair needs only its neighbour
+// masked away, where __bfloat162float takes two instructions.
 template <int N>
 __device__ __forceinline__ void unpack(const Pack<__nv_bfloat16, N>& from, float (&to)[N]) {
-  for (int i = 0; i < N; ++i) to[i] = __bfloat162float(from.element[i]);
+  if constexpr (N == 1) {
+    to[0] = __bfloat162float(from.element[0]);
+  } else {
+    for (int i = 0; i < N; i += 2) {
+      const auto pair = reinterpret_cast<const unsigned*>(from.element)[i / 2];
+      to[i] = __uint_as_float(pair << 16);
+      to[i + 1] = __uint_as_float(pair & 0xffff0000u);
+    }
+  }
 }
 template <int N>
 __device__ __forceinline__ void pack(const float (&from)[N], Pack<__nv_bfloat16, N>& to) {
@@ -79,9 +78,7 @@ __device__ __forceinline__ void pack(const float (&from)[N], Pack<__nv_bfloat16,
     to.element[0] = __float2bfloat16_rn(from[0]);
   } else {
     for (int i = 0; i < N; i += 2) {
-      const __nv_bfloat162 pair = __floats2bfloat162_rn(from[i], from[i + 1]);
-      to.element[i] = pair.x;
-      to.element[i + 1] = pair.y;
+      reinterpret_cast<__nv_bfloat162*>(to.element)[i / 2] = __floats2bfloat162_rn(from[i], from[i + 1]);
     }
   }
 }

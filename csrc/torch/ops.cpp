@@ -53,6 +53,8 @@ void check_like(const char* name, const at::Tensor& other, const at::Tensor& sel
 #ifdef MISH_WITH_CUDA
 void run_cuda(Op op, DType dtype, at::TensorIteratorBase& iter) {
   if (iter.numel() == 0) return;
+  // The dispatcher leaves the current device as it was, which may be another one than the tensors'.
+  const c10::cuda::CUDAGuard device_guard(iter.device(0));
   if (!iter.is_contiguous() && !iter.can_use_32bit_indexing()) {
     for (auto& part : iter.with_32bit_indexing()) run_cuda(op, dtype, part);
     return;
