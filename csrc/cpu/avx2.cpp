@@ -1,4 +1,4 @@
-// The kernels for processors with AVX2, FMA and F16C (x86-64-v3): 8 floats or 4 doubles at a time.
+// The kernels for processors with AVX2, FMA and F16C: 8 floats or 4 doubles at a time.
 #include "cpu/table.h"
 
 #if MISH_X86_TARGETS
@@ -6,7 +6,11 @@
 
 #include <algorithm>
 
-#pragma GCC target("arch=x86-64-v3")
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma,f16c")
+#endif
 #include "cpu/arithmetic.h"
 
 namespace mish::cpu {
@@ -88,4 +92,7 @@ MISH_INLINE void store(bfloat16_bits* to, const Float::V (&x)[2]) {
 #include "cpu/loops.h"
 
 const mish::cpu::Table mish::cpu::avx2_table = mish::cpu::kTable;
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
 #endif

@@ -1,4 +1,4 @@
-// The kernels for processors with AVX-512 (x86-64-v4): 16 floats or 8 doubles at a time.
+// The kernels for processors with AVX-512 : 16 floats or 8 doubles at a time.
 #include "cpu/table.h"
 
 #if MISH_X86_TARGETS
@@ -6,8 +6,12 @@
 
 #include <algorithm>
 
-#pragma GCC target("arch=x86-64-v4,prefer-vector-width=512")
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false, in GCC 12's own headers: PR105593
+#endif
 #include "cpu/arithmetic.h"
 
 namespace mish::cpu {
@@ -91,4 +95,7 @@ MISH_INLINE void store(bfloat16_bits* to, const Float::V (&x)[2]) {
 #include "cpu/loops.h"
 
 const mish::cpu::Table mish::cpu::avx512_table = mish::cpu::kTable;
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
 #endif

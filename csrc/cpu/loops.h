@@ -81,7 +81,9 @@ template <Op op, class T>
 void contiguous(T* out, const T* const* in, int64_t n) {
   constexpr int kWidth = PlanOf<T>::kWidth;
   int64_t i = 0;
+#if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC ivdep  // out is an input itself or apart from it
+#endif
   for (; i <= n - kWidth; i += kWidth) {
     if constexpr (kWidth > 1) {  // else the loop would not vectorise
       for (int k = 0; k < kInputs<op>; ++k) prefetch<0>(in[k] + i);

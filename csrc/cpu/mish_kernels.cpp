@@ -9,9 +9,11 @@ bool supported(Isa isa) {
   switch (isa) {
 #if MISH_X86_TARGETS
     case Isa::kAvx512:
-      return __builtin_cpu_supports("x86-64-v4");
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     case Isa::kAvx2:
-      return __builtin_cpu_supports("x86-64-v3");
+      // F16C is used as well: every processor with AVX2 has it, but not every compiler can ask.
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
     default:
       return isa == Isa::kBaseline;
@@ -29,7 +31,7 @@ const char* name(Isa isa) {
   return isa == Isa::kAvx512 ? "AVX-512" : isa == Isa::kAvx2 ? "AVX2" : "baseline";
 }
 
-Loop loop(Op op, DType dtype, Isa isa) {
+Loop loop(Op op, DType dtype, [[maybe_unused]] Isa isa) {
   const Table* table = &baseline_table;
 #if MISH_X86_TARGETS
   if (isa == Isa::kAvx512) table = &avx512_table;

@@ -6,8 +6,8 @@
 
 #include "mish_kernels.h"
 
-// Wide vectors need a compiler that takes #pragma GCC target and GNU vector types.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+// Wide vectors need a compiler that can change its target within a file: GCC or Clang.
+#if defined(__x86_64__) && defined(__GNUC__)
 #define MISH_X86_TARGETS 1
 #else
 #define MISH_X86_TARGETS 0
