@@ -1,0 +1,1 @@
+"""Microbenchmarks of mish_cuda: `run` measures into a CSV file, `table` prints such a file."""

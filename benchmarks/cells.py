@@ -1,0 +1,93 @@
+"""What can be measured: one cell is one provider doing one thing to one kind of input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Direction = Literal["forward", "forward out=", "backward", "forward+backward"]
+
+DTYPES: dict[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp64": torch.float64,
+}
+
+# Each layout is named by the expression that makes the input from a contiguous tensor x.
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "x": lambda x: x,
+    "x[:, ::2]": lambda x: x[:, ::2],
+    "x[:, 1:-1]": lambda x: x[:, 1:-1],
+    "x.t()": lambda x: x.t(),
+    "x.transpose(1, 2)": lambda x: x.transpose(1, 2),
+    "x.permute(0, 3, 1, 2)": lambda x: x.permute(0, 3, 1, 2),  # channels_last strides
+}
+
+# Tensors that must travel between memory and the processor, each as long as the input. A pass
+# that reads x and the incoming gradient and writes the outgoing one moves three.
+TENSORS_MOVED: dict[Direction, int] = {
+    "forward": 2,
+    "forward out=": 2,
+    "backward": 3,
+    "forward+backward": 5,
+}
+
+KERNEL_DIRECTIONS: tuple[Direction, ...] = ("forward", "backward", "forward+backward")
+KERNEL_PROVIDERS = ("mish_cuda", "F.mish", "naive", "F.silu", "relu", "copy")
+KERNEL_SIZES = (1, 16, 512, 4096, 65_536, 2**20, 2**24)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing to time. `shape` is that of the contiguous tensor that `layout` starts from."""
+
+    provider: str
+    direction: Direction
+    dtype: str
+    shape: tuple[int, ...]
+    layout: str = "x"
+    threads: int = 1
+
+    @property
+    def numel(self) -> int:
+        """Elements of the input, after the layout has been applied."""
+        if self.layout == "x":
+            return math.prod(self.shape)
+        return LAYOUTS[self.layout](torch.empty(self.shape, device="meta")).numel()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that one call has to read and write."""
+        return TENSORS_MOVED[self.direction] * DTYPES[self.dtype].itemsize * self.numel
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells timed in turn, round after round, so that a slow spell of the machine hits them all."""
+
+    suite: Literal["kernels", "claims"]
+    cells: tuple[Cell, ...]
+    min_rounds: int = 3
+
+
+def kernel_groups(sizes: Iterable[int], dtypes: Iterable[str], threads: int) -> list[Group]:
+    """The grid behind the kernels table: every provider side by side, on contiguous input."""
+    dtypes = tuple(dtypes)
+    return [
+        Group(
+            "kernels",
+            tuple(
+                Cell(provider, direction, dtype, (size,), threads=threads)
+                for provider in KERNEL_PROVIDERS
+            ),
+        )
+        for size in sizes
+        for dtype in dtypes
+        for direction in KERNEL_DIRECTIONS
+    ]

@@ -1,0 +1,126 @@
+"""Measured rows, and the CSV file that holds them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import cast
+
+from benchmarks.cells import Cell, Direction
+from benchmarks.environment import Environment
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Time of one call in seconds: median and spread over so many rounds."""
+
+    rounds: int
+    median: float
+    p20: float
+    p80: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was timed, for which table, and what came out."""
+
+    suite: str
+    cell: Cell
+    timing: Timing
+
+    @property
+    def gigabytes_per_second(self) -> float:
+        """Bytes the call has to move, over its median time, in 1e9 bytes per second."""
+        return self.cell.bytes / self.timing.median / 1e9
+
+
+Write = Callable[[Iterable[Result]], None]
+
+
+@contextmanager
+def open_writer(path: Path, environment: Environment) -> Iterator[Write]:
+    """A new CSV file at `path`, replacing an older one, and the function that adds rows to it.
+
+    Rows reach the file at once, so that an interrupted run keeps what it measured.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
+        table.writeheader()
+
+        def write(results: Iterable[Result]) -> None:
+            table.writerows(_to_row(result) | asdict(environment) for result in results)
+            file.flush()
+
+        yield write
+
+
+def read(path: Path) -> tuple[Environment | None, list[Result]]:
+    """The rows of a CSV file and where they were measured (None if it has no rows)."""
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if missing := set(_COLUMNS) - set(reader.fieldnames or ()):
+            raise ValueError(f"{path} is no benchmark file: it lacks {', '.join(sorted(missing))}")
+        rows = list(reader)
+    if not rows:
+        return None, []
+    environment = Environment(**{field.name: rows[0][field.name] for field in fields(Environment)})
+    return environment, [_from_row(row) for row in rows]
+
+
+_MEASURED_COLUMNS = (
+    "suite",
+    "provider",
+    "direction",
+    "dtype",
+    "shape",
+    "numel",
+    "layout",
+    "threads",
+    "rounds",
+    "median_s",
+    "p20_s",
+    "p80_s",
+    "bytes",
+)
+_COLUMNS = (*_MEASURED_COLUMNS, *(field.name for field in fields(Environment)))
+
+
+def _to_row(result: Result) -> dict[str, object]:
+    cell, timing = result.cell, result.timing
+    return {
+        "suite": result.suite,
+        "provider": cell.provider,
+        "direction": cell.direction,
+        "dtype": cell.dtype,
+        "shape": "x".join(map(str, cell.shape)),
+        "numel": cell.numel,
+        "layout": cell.layout,
+        "threads": cell.threads,
+        "rounds": timing.rounds,
+        "median_s": f"{timing.median:.4e}",
+        "p20_s": f"{timing.p20:.4e}",
+        "p80_s": f"{timing.p80:.4e}",
+        "bytes": cell.bytes,
+    }
+
+
+def _from_row(row: dict[str, str]) -> Result:
+    cell = Cell(
+        provider=row["provider"],
+        direction=cast(Direction, row["direction"]),
+        dtype=row["dtype"],
+        shape=tuple(map(int, row["shape"].split("x"))),
+        layout=row["layout"],
+        threads=int(row["threads"]),
+    )
+    timing = Timing(
+        rounds=int(row["rounds"]),
+        median=float(row["median_s"]),
+        p20=float(row["p20_s"]),
+        p80=float(row["p80_s"]),
+    )
+    return Result(row["suite"], cell, timing)
