@@ -16,7 +16,7 @@
 //   A::V                 the number type, with + - *     A::set(c)   a constant as a number
 //   A::kLowest           e^x rounds to zero at it: the clamp that makes f(-inf) = -0, not NaN
 //   A::kSaturation       t rounds to 1 above it, f' to 1 and f'' to 0
-//   A::kRefined          whether f needs its last bits (see value)
+//   A::kRefined          whether the result needs its last bits
 //   A::exp(x)            e^x for x in [kLowest, kSaturation]; NaN for NaN
 //   A::fma(a, b, c)      a b + c, rounded once where the hardware can
 //   A::divide(a, b)      a / b for normal b; A::reciprocal(b) = 1 / b
@@ -37,32 +37,44 @@
 
 namespace mish {
 
-/// f(x). The product uses the clamped x below, so that -inf gives -88 * 0 and not inf * 0.
+/// f(x). The product uses an x that is clamped below, so that -inf gives -88 * 0, not inf * 0.
 ///
-/// Refined, t is written so that its rounding errors meet a small factor:
-///   e < 0.7:  t = e - e (e^2 + e) / D      f = x e - x e (e^2 + e) / D
-///   else:     t = 1 - 2 / D                f = x - x 2 / D
-/// 0.7 is where the two corrections are about equal. Plain, f = x (p / D).
+/// Plain, f = x p / D. Refined, t = s - s v / D with a correction s v / D that is small, so that
+/// its rounding errors are too: for e < 0.7 (s, v) = (e, e^2 + e), else (1, 2). At 0.7 both
+/// corrections are about as large.
 template <class A>
 MISH_INLINE typename A::V value(typename A::V x) {
   using V = typename A::V;
   const V above = A::max(A::set(A::kLowest), x);
   const V inside = A::min(A::set(A::kSaturation), above);
   const V e = A::exp(inside);
+  const V e2 = e + A::set(2);
   if constexpr (A::kRefined) {
-    const V square = A::fma(e, e, e);
-    const V d = square + (e + A::set(2));
-    const V product = inside * e;
     const V half_way = A::set(0.7);
-    const V numerator = A::if_less(e, half_way, square, A::set(2));
-    const V factor = A::if_less(e, half_way, product, inside);
-    // `above` is still +inf where `inside` is not: +inf - 20 * tiny, never inf * 0.
-    const V start = A::if_less(e, half_way, product, above);
-    // The sign of f is that of x. It has to be put back where both terms are zero: -0 + 0 = +0.
-    return A::copy_sign(A::fma(-factor, A::divide(numerator, d), start), x);
+    const V s = A::if_less(e, half_way, e, A::set(1));
+    const V v = A::if_less(e, half_way, A::fma(e, e, e), A::set(2));
+    const V correction = A::divide(v, A::fma(e, e2, A::set(2)));
+    // `above` is still +inf where `inside` is not: +inf - 20 * tiny, never inf * 0. The sign of f
+    // is that of x; it has to be put back where both terms are zero, since -0 + 0 = +0.
+    return A::copy_sign(A::fma(-(inside * s), correction, above * s), x);
   } else {
-    const V p = e * (e + A::set(2));
+    const V p = e * e2;
     return above * A::divide(p, p + A::set(2));
+  }
+}
+
+/// 1 / D. Refined, with what the rounding of D and of the reciprocal lost put back.
+template <class A>
+MISH_INLINE typename A::V reciprocal_of_d(typename A::V e, typename A::V e2) {
+  using V = typename A::V;
+  const V d = A::fma(e, e2, A::set(2));
+  const V r = A::reciprocal(d);
+  if constexpr (A::kRefined) {
+    const V low = A::fma(e, e2, A::set(2) - d);
+    const V residual = A::fma(-low, r, A::fma(-d, r, A::set(1)));
+    return A::fma(r, residual, r);
+  } else {
+    return r;
   }
 }
 
@@ -74,7 +86,7 @@ MISH_INLINE typename A::V slope(typename A::V x) {
   const V inside = A::min(A::set(A::kSaturation), A::max(A::set(A::kLowest), x));
   const V e = A::exp(inside);
   const V e2 = e + A::set(2);
-  const V r = A::reciprocal(A::fma(e, e2, A::set(2)));
+  const V r = reciprocal_of_d<A>(e, e2);
   const V four_x = A::set(4) * inside;
   return (e * r) * A::fma(A::fma(four_x, e, four_x), r, e2);
 }

@@ -15,7 +15,7 @@ GRID = 4000
 
 
 def minimax(degree: int, fixed: int) -> tuple[list[mp.mpf], mp.mpf]:
-    """Coefficients of q (degree + 1 of them, the first `fixed` equal to 1) and the largest error."""
+    """Coefficients of q, the first `fixed` of them equal to 1, and the largest relative error."""
     free = range(fixed, degree + 1)
 
     def residual(r: mp.mpf, coefficients: list[mp.mpf]) -> mp.mpf:
@@ -27,9 +27,7 @@ def minimax(degree: int, fixed: int) -> tuple[list[mp.mpf], mp.mpf]:
         return (-1) ** (index + flip)
 
     count = len(free) + 1
-    points = [
-        -HALF_WIDTH * mp.cos(mp.pi * (2 * i + 1) / (2 * count)) for i in range(count)
-    ]
+    points = [-HALF_WIDTH * mp.cos(mp.pi * (2 * i + 1) / (2 * count)) for i in range(count)]
     grid = [HALF_WIDTH * (mp.mpf(2 * i) / GRID - 1) for i in range(GRID + 1)]
     while True:
         system, target = mp.matrix(count, count), mp.matrix(count, 1)

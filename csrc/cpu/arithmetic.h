@@ -51,7 +51,8 @@ MISH_INLINE Reduced<typename L::V> reduce_float(typename L::V x) {
   return reduce<L>(x, 0x1.8p23 + 127, 0x1.62e4p-1, 0x1.7f7d1cp-20);
 }
 
-// The coefficients are minimax for |r| <= ln(2) / 2 and relative error, from tools/exp_polynomial.py.
+// The coefficients are minimax for |r| <= ln(2) / 2 and relative error, from
+// tools/exp_polynomial.py.
 
 template <class L>
 struct RefinedFloat : L {
@@ -61,9 +62,9 @@ struct RefinedFloat : L {
   /// Error of the polynomial: 3.1e-9, 0.05 of the last bit.
   static MISH_INLINE typename L::V exp(typename L::V x) {
     const auto reduced = reduce_float<L>(x);
-    return assemble<L>(reduced, polynomial<L>(reduced.r, 1.0, 0.49999993447796487,
-                                              0.16666520631709497, 0.041668388045313997,
-                                              0.0083687168797281399, 0.0013814598646664035));
+    return assemble<L>(
+        reduced, polynomial<L>(reduced.r, 1.0, 0.49999993447796487, 0.16666520631709497,
+                               0.041668388045313997, 0.0083687168797281399, 0.0013814598646664035));
   }
   static MISH_INLINE typename L::V divide(typename L::V a, typename L::V b) { return a / b; }
   static MISH_INLINE typename L::V reciprocal(typename L::V b) { return L::set(1) / b; }
@@ -77,10 +78,9 @@ struct PlainFloat : RefinedFloat<L> {
   /// Error of the polynomial: 9.2e-8.
   static MISH_INLINE typename L::V exp(typename L::V x) {
     const auto reduced = reduce_float<L>(x);
-    return assemble<L>(reduced,
-                       polynomial<L>(reduced.r, 0.99999970701419506, 0.49999149192997609,
-                                     0.16667636581717775, 0.041897975353147602,
-                                     0.0082903061599243761));
+    return assemble<L>(
+        reduced, polynomial<L>(reduced.r, 0.99999970701419506, 0.49999149192997609,
+                               0.16667636581717775, 0.041897975353147602, 0.0082903061599243761));
   }
 };
 
@@ -91,14 +91,13 @@ struct RefinedDouble : L {
 
   /// Error of the polynomial: 3.6e-18, 0.03 of the last bit.
   static MISH_INLINE typename L::V exp(typename L::V x) {
-    const auto reduced =
-        reduce<L>(x, 0x1.8p52 + 1023, 0x1.62e42fefa38p-1, 0x1.ef35793c7673p-45);
-    return assemble<L>(
-        reduced,
-        polynomial<L>(reduced.r, 1.0, 0.50000000000000106271, 0.16666666666666412523,
-                      0.04166666666653015859, 0.0083333333334944616641, 0.0013888888943630112946,
-                      0.00019841269506578687653, 0.000024801493098906550659,
-                      2.7557586373840163694e-6, 2.7630248379211443975e-7, 2.5000061602835666699e-8));
+    const auto reduced = reduce<L>(x, 0x1.8p52 + 1023, 0x1.62e42fefa38p-1, 0x1.ef35793c7673p-45);
+    return assemble<L>(reduced,
+                       polynomial<L>(reduced.r, 1.0, 0.50000000000000106271, 0.16666666666666412523,
+                                     0.04166666666653015859, 0.0083333333334944616641,
+                                     0.0013888888943630112946, 0.00019841269506578687653,
+                                     0.000024801493098906550659, 2.7557586373840163694e-6,
+                                     2.7630248379211443975e-7, 2.5000061602835666699e-8));
   }
   static MISH_INLINE typename L::V divide(typename L::V a, typename L::V b) { return a / b; }
   static MISH_INLINE typename L::V reciprocal(typename L::V b) { return L::set(1) / b; }

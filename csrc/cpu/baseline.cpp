@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "cpu/table.h"
 #include "cpu/arithmetic.h"
+#include "cpu/table.h"
 
 namespace mish::cpu {
 namespace {
@@ -66,7 +66,8 @@ MISH_INLINE void load(const half_bits* from, float (&x)[1]) {
   const uint32_t rebased = (magnitude << 13) + ((127 - 15) << 23);
   const uint32_t special = (magnitude << 13) | 0x7f800000;
   const uint32_t normal = magnitude >= 0x7c00 ? special : rebased;
-  const uint32_t subnormal = bits_as<uint32_t>(static_cast<float>(static_cast<int>(magnitude)) * 0x1p-24f);
+  const uint32_t subnormal =
+      bits_as<uint32_t>(static_cast<float>(static_cast<int>(magnitude)) * 0x1p-24f);
   x[0] = bits_as<float>(sign | (magnitude < 0x0400 ? subnormal : normal));
 }
 MISH_INLINE void store(half_bits* to, const float (&x)[1]) {

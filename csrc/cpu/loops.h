@@ -62,9 +62,10 @@ MISH_INLINE void step(T* out, const T* const* in, int64_t i) {
   store(out + i, result);
 }
 
-/// Asks for memory some iterations ahead of `place`, for reading or for writing. The processor's own
-/// prefetchers stop at every page, and the arithmetic leaves its window too short to look past one:
-/// without this, tensors larger than the caches take 1.5 times as long. Past the end is harmless.
+/// Asks for memory some iterations ahead of `place`, for reading or for writing. The processor's
+/// own prefetchers stop at every page, and the arithmetic leaves its window too short to look past
+/// one: without this, tensors larger than the caches take 1.5 times as long. Past the end is
+/// harmless.
 template <int kForWriting, class T>
 MISH_INLINE void prefetch(const T* place) {
 #if defined(__GNUC__)
@@ -142,8 +143,8 @@ void strided(char* const* data, const int64_t* strides, int64_t size0, int64_t s
   };
   T tiles[kInputs<op>][kTile];
   const T* in[kInputs<op>];
-  Cursor<T> out = cursor(0), from[3] = {cursor(1), cursor(operands > 2 ? 2 : 1),
-                                        cursor(operands > 3 ? 3 : 1)};
+  Cursor<T> out = cursor(0),
+            from[3] = {cursor(1), cursor(operands > 2 ? 2 : 1), cursor(operands > 3 ? 3 : 1)};
   for (int k = 0; k < kInputs<op>; ++k) in[k] = tiles[k];
   for (int64_t left = size0 * size1; left > 0; left -= kTile) {
     const int64_t n = std::min(left, kTile);

@@ -78,7 +78,8 @@ __device__ __forceinline__ void pack(const float (&from)[N], Pack<__nv_bfloat16,
     to.element[0] = __float2bfloat16_rn(from[0]);
   } else {
     for (int i = 0; i < N; i += 2) {
-      reinterpret_cast<__nv_bfloat162*>(to.element)[i / 2] = __floats2bfloat162_rn(from[i], from[i + 1]);
+      reinterpret_cast<__nv_bfloat162*>(to.element)[i / 2] =
+          __floats2bfloat162_rn(from[i], from[i + 1]);
     }
   }
 }

@@ -5,7 +5,8 @@
 //
 //   mish             node: mish_backward(g, x)               tangent: mish_backward(dx, x)
 //   mish_backward    node: mish_backward(h, x) for g,        tangent: mish_backward(dg, x)
-//                          mish_double_backward(h, g, x) for x       + mish_double_backward(dx, g, x)
+//                          mish_double_backward(h, g, x) for x       + mish_double_backward(dx, g,
+//                          x)
 //   mish_double_backward   where it has to be differentiable: torch maths, so any order follows
 #include <ATen/ATen.h>
 #include <ATen/OpMathType.h>
@@ -168,14 +169,15 @@ at::Tensor mish_backward_autograd(c10::DispatchKeySet keys, const at::Tensor& gr
   at::Tensor result;
   {
     at::AutoDispatchBelowADInplaceOrView guard;
-    result =
-        ops::mish_backward().redispatch(keys & c10::after_autograd_keyset, grad_output, self);
+    result = ops::mish_backward().redispatch(keys & c10::after_autograd_keyset, grad_output, self);
   }
   if (node) autograd::set_history(result, node);
   at::Tensor result_tangent;
-  if (has_tangent(grad_output)) result_tangent = ops::mish_backward().call(tangent(grad_output), primal(self));
+  if (has_tangent(grad_output))
+    result_tangent = ops::mish_backward().call(tangent(grad_output), primal(self));
   if (has_tangent(self)) {
-    const auto term = ops::mish_double_backward().call(tangent(self), primal(grad_output), primal(self));
+    const auto term =
+        ops::mish_double_backward().call(tangent(self), primal(grad_output), primal(self));
     result_tangent = result_tangent.defined() ? result_tangent + term : term;
   }
   if (result_tangent.defined()) {
@@ -194,8 +196,8 @@ at::Tensor mish_double_backward_autograd(c10::DispatchKeySet keys,
     return (product * differentiable_curvature(self.to(wide))).to(self.scalar_type());
   }
   at::AutoDispatchBelowADInplaceOrView guard;
-  return ops::mish_double_backward().redispatch(keys & c10::after_autograd_keyset,
-                                                  grad_grad_input, grad_output, self);
+  return ops::mish_double_backward().redispatch(keys & c10::after_autograd_keyset, grad_grad_input,
+                                                grad_output, self);
 }
 
 TORCH_LIBRARY_IMPL(mish_cuda, Autograd, library) {

@@ -35,6 +35,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       },
       arg("input"), arg("grad_out"), release_gil());
 
-  module.def("cpu_isa", [] { return mish::cpu::name(mish::cpu::best_isa()); },
-             "The instruction set that the CPU kernels use on this processor.");
+  module.def(
+      "cpu_isa", [] { return mish::cpu::name(mish::cpu::best_isa()); },
+      "The instruction set that the CPU kernels use on this processor.");
 }

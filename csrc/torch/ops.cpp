@@ -47,7 +47,8 @@ void check_dtype_and_device(const char* name, const at::Tensor& other, const at:
 void check_like(const char* name, const at::Tensor& other, const at::Tensor& self) {
   check_dtype_and_device(name, other, self);
   TORCH_CHECK(other.sym_sizes() == self.sym_sizes(), "mish: expected ", name,
-              " to have the shape of the input, ", self.sym_sizes(), ", got ", other.sym_sizes(), ".");
+              " to have the shape of the input, ", self.sym_sizes(), ", got ", other.sym_sizes(),
+              ".");
 }
 
 #ifdef MISH_WITH_CUDA
@@ -194,13 +195,12 @@ Handle<Tensor&(const Tensor&, Tensor&)> mish_out() {
   return handle;
 }
 Handle<Tensor(const Tensor&, const Tensor&)> mish_backward() {
-  static const auto handle =
-      find<Tensor(const Tensor&, const Tensor&)>("mish_cuda::mish_backward");
+  static const auto handle = find<Tensor(const Tensor&, const Tensor&)>("mish_cuda::mish_backward");
   return handle;
 }
 Handle<Tensor(const Tensor&, const Tensor&, const Tensor&)> mish_double_backward() {
-  static const auto handle = find<Tensor(const Tensor&, const Tensor&, const Tensor&)>(
-      "mish_cuda::mish_double_backward");
+  static const auto handle =
+      find<Tensor(const Tensor&, const Tensor&, const Tensor&)>("mish_cuda::mish_double_backward");
   return handle;
 }
 

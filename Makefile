@@ -1,0 +1,108 @@
+# Commands for working on mish_cuda; `make help` lists them.
+#
+#   PYTHON=...  the interpreter to use (python3). A virtual or conda environment is used as it is,
+#               with the torch it holds. For any other interpreter .venv is made, in which its torch
+#               can be seen, if it has one.
+#   TORCH=...   a torch to install, such as TORCH=torch==2.9.1. Without it, torch is installed only
+#               where there is none.
+
+PYTHON ?= python3
+DEFAULT_TORCH := torch==2.13.0
+CUDA_TORCH := torch===2.11.0
+CUDA_VERSION := 13.0
+
+# Prints "own", "torch" or "bare": is it an environment of its own, does it have torch, or neither?
+KIND := $(shell $(PYTHON) -c 'import os, sys; from importlib.util import find_spec; \
+	own = sys.prefix != sys.base_prefix or os.path.isdir(sys.prefix + "/conda-meta"); \
+	print("own" if own else "torch" if find_spec("torch") else "bare")')
+ifeq ($(KIND),own)
+ENV_PYTHON := $(shell $(PYTHON) -c 'import sys; print(sys.executable)')
+else
+ENV_PYTHON := $(CURDIR)/.venv/bin/python
+endif
+# Tools that pip installs (ninja, cmake, ruff, ...) are found without activating the environment.
+export PATH := $(dir $(ENV_PYTHON)):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+BUILD_TOOLS := "setuptools>=64" wheel ninja cmake
+JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
+SOURCES := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/cpp/*.cpp examples/cpp/*.cpp)
+
+.PHONY: help bench test lint format cpp-test test-cuda-build clean environment build
+
+help:
+	@echo "make bench            measure on this machine, print a table and leave a CSV"
+	@echo "make test             the fast tests, of the maths in C++ and of everything in Python"
+	@echo "make lint             check format, style and types"
+	@echo "make format           put the format right"
+	@echo "make cpp-test         build the LibTorch library and its example, test both"
+	@echo "make test-cuda-build  build for CUDA in a second environment and test that (no GPU needed)"
+	@echo "make clean            remove environments and everything built"
+
+bench: EXTRAS := bench
+bench: build
+	$(ENV_PYTHON) -m benchmarks run
+
+test: EXTRAS := test
+test: build
+	cmake -S . -B build/maths -DMISH_TORCH=OFF
+	cmake --build build/maths --parallel $(JOBS)
+	ctest --test-dir build/maths --output-on-failure
+	$(ENV_PYTHON) -m pytest
+
+lint: environment
+	@$(ENV_PYTHON) -m pip install --quiet ruff mypy clang-format pytest
+	ruff check .
+	ruff format --check .
+	clang-format --dry-run -Werror $(SOURCES)
+	mypy
+
+format: environment
+	@$(ENV_PYTHON) -m pip install --quiet ruff clang-format
+	ruff check --fix .
+	ruff format .
+	clang-format -i $(SOURCES)
+
+cpp-test: environment
+	cmake -S . -B build/cpp -DCMAKE_PREFIX_PATH="$$($(ENV_PYTHON) -c 'import torch; print(torch.utils.cmake_prefix_path)')"
+	cmake --build build/cpp --parallel $(JOBS)
+	ctest --test-dir build/cpp --output-on-failure
+
+# What an earlier build left here is not in the way: the tests run in an unpacked source archive,
+# so they also show that the archive is complete. Its compiled objects are kept between runs.
+test-cuda-build: CUDA_ENV := $(CURDIR)/.venv-cuda
+test-cuda-build: CUDA_SOURCE := $(CURDIR)/.venv-cuda/source
+test-cuda-build: export PATH := $(CURDIR)/.venv-cuda/bin:$(PATH)
+test-cuda-build: .venv-cuda/bin/python
+	python -m pip install --quiet $(BUILD_TOOLS) "$(CUDA_TORCH)" \
+		"cuda-toolkit[nvcc,nvvm,crt,cccl,cudart]==$(CUDA_VERSION).*"
+	rm -rf build/sdist $(CUDA_SOURCE)/csrc $(CUDA_SOURCE)/mish_cuda $(CUDA_SOURCE)/tests
+	python setup.py --quiet sdist --dist-dir build/sdist
+	mkdir -p $(CUDA_SOURCE)
+	tar -xzf build/sdist/*.tar.gz --strip-components=1 -C $(CUDA_SOURCE)
+	cd $(CUDA_SOURCE) && MISH_CUDA_BUILD=cuda python -m pip install --quiet --no-build-isolation -e ".[test]"
+	cd $(CUDA_SOURCE) && python -m mish_cuda
+	cd $(CUDA_SOURCE) && python -m pytest -m slow
+	cd $(CUDA_SOURCE) && python -m pytest
+
+clean:
+	rm -rf build dist *.egg-info .venv .venv-cuda mish_cuda/_build.py mish_cuda/_C*.so
+
+environment: $(ENV_PYTHON)
+	@$(ENV_PYTHON) -m pip install --quiet $(BUILD_TOOLS)
+ifdef TORCH
+	$(ENV_PYTHON) -m pip install "$(TORCH)"
+else
+	@$(ENV_PYTHON) -c 'import sys; from importlib.util import find_spec; sys.exit(not find_spec("torch"))' \
+		|| $(ENV_PYTHON) -m pip install "$(DEFAULT_TORCH)"
+endif
+
+# Always asks ninja, which compiles only what changed: sources, torch, compiler or mode.
+build: environment
+	$(ENV_PYTHON) -m pip install --quiet --no-build-isolation -e ".$(EXTRAS:%=[%])"
+	@$(ENV_PYTHON) -m mish_cuda
+
+%/bin/python:
+	@$(PYTHON) -m venv $(if $(findstring torch,$(KIND)),--system-site-packages) $* || { rm -rf $*; \
+		echo "make: $(PYTHON) cannot make the virtual environment $*. On Debian and Ubuntu: apt install" \
+		"python3-venv. Or activate an environment of your own and run make again." >&2; exit 1; }

@@ -1,0 +1,15 @@
+"""The project's own files, for tests that build it elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+BUILT = (".*", "build", "dist", "*.egg-info", "__pycache__", "_C*.so", "_build.py")
+
+
+def copy_sources(target: Path) -> Path:
+    """Copies the project without anything that was built in it."""
+    shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(*BUILT))
+    return target
