@@ -4,6 +4,7 @@
 // 43. Subnormal e^x flushes to 0, so f(x) is -0 below -87.34.
 #pragma once
 
+#include "cuda/ptx.cuh"
 #include "mish_math.h"
 
 namespace mish::cuda {
@@ -18,43 +19,13 @@ struct PlainFloat {
 
   static MISH_INLINE V set(double c) { return static_cast<float>(c); }
   static MISH_INLINE V fma(V a, V b, V c) { return __fmaf_rn(a, b, c); }
-  static MISH_INLINE V divide(V a, V b) { return a * reciprocal(b); }
+  static MISH_INLINE V reciprocal(V b) { return ptx::rcp(b); }
+  static MISH_INLINE V divide(V a, V b) { return a * ptx::rcp(b); }
+  static MISH_INLINE V max(V c, V x) { return ptx::max_nan(c, x); }
+  static MISH_INLINE V min(V c, V x) { return ptx::min_nan(c, x); }
   static MISH_INLINE V if_less(V a, V b, V yes, V no) { return a < b ? yes : no; }
-
   static MISH_INLINE V copy_sign(V magnitude, V sign) { return ::copysignf(magnitude, sign); }
-
-  static MISH_INLINE V power_of_two(V x) {
-    V result;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-    return result;
-  }
-  static MISH_INLINE V reciprocal(V x) {
-    V result;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-    return result;
-  }
-
-  // max.NaN is one instruction where a comparison and a selection are two.
-  static MISH_INLINE V max(V c, V x) {
-#if __CUDA_ARCH__ >= 800
-    V result;
-    asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(c), "f"(x));
-    return result;
-#else
-    return x < c ? c : x;
-#endif
-  }
-  static MISH_INLINE V min(V c, V x) {
-#if __CUDA_ARCH__ >= 800
-    V result;
-    asm("min.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(c), "f"(x));
-    return result;
-#else
-    return x > c ? c : x;
-#endif
-  }
-
-  static MISH_INLINE V exp(V x) { return power_of_two(x * kLog2e); }
+  static MISH_INLINE V exp(V x) { return ptx::ex2(x * kLog2e); }
 };
 
 /// For float results: e^x times 1 + what the product x log2(e) lost.
@@ -66,7 +37,7 @@ struct RefinedFloat : PlainFloat {
   static MISH_INLINE V exp(V x) {
     const V high = x * kLog2e;
     const V low = fma(x, kLog2eLow, fma(x, kLog2e, -high));
-    const V e = power_of_two(high);
+    const V e = ptx::ex2(high);
     return fma(e, low * kLn2, e);
   }
 };

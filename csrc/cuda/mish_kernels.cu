@@ -125,22 +125,32 @@ __global__ void __launch_bounds__(kThreads)
   *reinterpret_cast<T*>(at[0]) = apply<op, T, 1>(in).element[0];
 }
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+/// Queues `kernel` with one thread for each of `count` elements, or with fewer that take
+/// `per_thread` each.
+template <class... Parameters, class... Arguments>
+cudaError_t enqueue(void (*kernel)(Parameters...), int64_t count, int per_thread,
+                    cudaStream_t stream, const Arguments&... arguments) {
+  const int64_t per_block = static_cast<int64_t>(kThreads) * per_thread;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>((count + per_block - 1) / per_block));
+  config.blockDim = dim3(kThreads);
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
 
 template <Op op, class T, int N>
-void launch_dense(const Operands& operands, cudaStream_t stream) {
+cudaError_t launch_dense(const Operands& operands, cudaStream_t stream) {
   Dense<op, T> dense_operands;
   dense_operands.out = static_cast<T*>(operands.data[0]);
   for (int k = 0; k < kInputs<op>; ++k) {
     dense_operands.in[k] = static_cast<const T*>(operands.data[k + 1]);
   }
   const int64_t count = operands.sizes[0];
-  const auto blocks = static_cast<unsigned>(ceil_div(count, kThreads * kPacks<op, N, T> * N));
-  dense<op, T, N><<<blocks, kThreads, 0, stream>>>(dense_operands, count);
+  return enqueue(dense<op, T, N>, count, kPacks<op, N, T> * N, stream, dense_operands, count);
 }
 
 template <Op op, class T>
-void launch_strided(const Operands& operands, cudaStream_t stream) {
+cudaError_t launch_strided(const Operands& operands, cudaStream_t stream) {
   constexpr int kOperands = kInputs<op> + 1;
   Strided<kOperands> strided_operands = {};
   int64_t count = 1;
@@ -156,28 +166,23 @@ void launch_strided(const Operands& operands, cudaStream_t stream) {
   }
   strided_operands.dims = operands.dims;
   strided_operands.count = static_cast<uint32_t>(count);
-  const auto blocks = static_cast<unsigned>(ceil_div(count, kThreads));
-  strided<op, T><<<blocks, kThreads, 0, stream>>>(strided_operands);
+  return enqueue(strided<op, T>, count, 1, stream, strided_operands);
 }
 
 template <Op op, class T>
-void launch_typed(const Operands& operands, cudaStream_t stream) {
+cudaError_t launch_typed(const Operands& operands, cudaStream_t stream) {
   bool dense = operands.dims == 1, aligned = true;
   for (int k = 0; k < kInputs<op> + 1; ++k) {
     dense = dense && operands.strides[k][0] == sizeof(T);
     aligned = aligned && reinterpret_cast<uintptr_t>(operands.data[k]) % 16 == 0;
   }
-  if (!dense) {
-    launch_strided<op, T>(operands, stream);
-  } else if (aligned) {
-    launch_dense<op, T, 16 / sizeof(T)>(operands, stream);
-  } else {
-    launch_dense<op, T, 1>(operands, stream);
-  }
+  if (!dense) return launch_strided<op, T>(operands, stream);
+  if (!aligned) return launch_dense<op, T, 1>(operands, stream);
+  return launch_dense<op, T, 16 / sizeof(T)>(operands, stream);
 }
 
 template <Op op>
-void launch_op(DType dtype, const Operands& operands, cudaStream_t stream) {
+cudaError_t launch_op(DType dtype, const Operands& operands, cudaStream_t stream) {
   switch (dtype) {
     case DType::kFloat:
       return launch_typed<op, float>(operands, stream);
@@ -188,6 +193,7 @@ void launch_op(DType dtype, const Operands& operands, cudaStream_t stream) {
     case DType::kBFloat16:
       return launch_typed<op, __nv_bfloat16>(operands, stream);
   }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace
@@ -196,16 +202,13 @@ int launch(Op op, DType dtype, const Operands& operands, void* stream) {
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   switch (op) {
     case Op::kForward:
-      launch_op<Op::kForward>(dtype, operands, cuda_stream);
-      break;
+      return launch_op<Op::kForward>(dtype, operands, cuda_stream);
     case Op::kBackward:
-      launch_op<Op::kBackward>(dtype, operands, cuda_stream);
-      break;
+      return launch_op<Op::kBackward>(dtype, operands, cuda_stream);
     case Op::kDoubleBackward:
-      launch_op<Op::kDoubleBackward>(dtype, operands, cuda_stream);
-      break;
+      return launch_op<Op::kDoubleBackward>(dtype, operands, cuda_stream);
   }
-  return cudaGetLastError();
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace mish::cuda
