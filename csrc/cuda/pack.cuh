@@ -4,6 +4,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cstring>
+
 #include "cuda/arithmetic.cuh"
 
 namespace mish::cuda {
@@ -52,9 +54,9 @@ __device__ __forceinline__ void pack(const float (&from)[N], Pack<__half, N>& to
   if constexpr (N == 1) {
     to.element[0] = __float2half_rn(from[0]);
   } else {
-    for (int i = 0; i < N; i += 2) {
-      reinterpret_cast<__half2*>(to.element)[i / 2] = __floats2half2_rn(from[i], from[i + 1]);
-    }
+    __half2 pairs[N / 2];
+    for (int i = 0; i < N / 2; ++i) pairs[i] = __floats2half2_rn(from[2 * i], from[2 * i + 1]);
+    memcpy(to.element, pairs, sizeof(pairs));
   }
 }
 
@@ -65,10 +67,11 @@ __device__ __forceinline__ void unpack(const Pack<__nv_bfloat16, N>& from, float
   if constexpr (N == 1) {
     to[0] = __bfloat162float(from.element[0]);
   } else {
-    for (int i = 0; i < N; i += 2) {
-      const auto pair = reinterpret_cast<const unsigned*>(from.element)[i / 2];
-      to[i] = __uint_as_float(pair << 16);
-      to[i + 1] = __uint_as_float(pair & 0xffff0000u);
+    unsigned pairs[N / 2];
+    memcpy(pairs, from.element, sizeof(pairs));
+    for (int i = 0; i < N / 2; ++i) {
+      to[2 * i] = __uint_as_float(pairs[i] << 16);
+      to[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000u);
     }
   }
 }
@@ -77,10 +80,11 @@ __device__ __forceinline__ void pack(const float (&from)[N], Pack<__nv_bfloat16,
   if constexpr (N == 1) {
     to.element[0] = __float2bfloat16_rn(from[0]);
   } else {
-    for (int i = 0; i < N; i += 2) {
-      reinterpret_cast<__nv_bfloat162*>(to.element)[i / 2] =
-          __floats2bfloat162_rn(from[i], from[i + 1]);
+    __nv_bfloat162 pairs[N / 2];
+    for (int i = 0; i < N / 2; ++i) {
+      pairs[i] = __floats2bfloat162_rn(from[2 * i], from[2 * i + 1]);
     }
+    memcpy(to.element, pairs, sizeof(pairs));
   }
 }
 
