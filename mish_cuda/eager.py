@@ -43,8 +43,13 @@ def check_dtype_and_device(name: str, other: Tensor, input: Tensor) -> None:
 
 
 def check_like(name: str, other: Tensor, input: Tensor) -> None:
-    """Raises RuntimeError unless ``other`` has the dtype, device and shape of ``input``."""
+    """Raises RuntimeError unless ``other`` has all of ``input`` but its values and strides."""
     check_dtype_and_device(name, other, input)
+    if other.layout != input.layout:
+        raise RuntimeError(
+            f"mish: expected {name} to have the layout of the input, {input.layout}, "
+            f"got {other.layout}."
+        )
     if other.shape != input.shape:
         raise RuntimeError(
             f"mish: expected {name} to have the shape of the input, {list(input.shape)}, "
@@ -167,8 +172,9 @@ def mish(input: Tensor) -> Tensor:
 def mish_(input: Tensor) -> Tensor:
     """``mish_cuda.mish_(input)`` in torch calls."""
     check(input)
-    # What the derivative needs of the input has to outlive it.
-    saved = input.clone() if input.requires_grad and torch.is_grad_enabled() else input
+    # What derivatives need of the input has to outlive it. Whether there will be any cannot be
+    # asked of the input: under torch.func another level may be the one that differentiates.
+    saved = input.clone() if torch.is_grad_enabled() else input
     return input.copy_(mish(saved))
 
 

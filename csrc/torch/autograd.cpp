@@ -124,25 +124,23 @@ at::Tensor mish_autograd(c10::DispatchKeySet keys, const at::Tensor& self) {
 at::Tensor& mish_inplace_autograd(c10::DispatchKeySet keys, at::Tensor& self) {
   const bool needs_grad = autograd::compute_requires_grad(self);
   autograd::check_inplace(self, needs_grad);
-  const bool forward = has_tangent(self);
-  // The input is about to be overwritten, so what the derivative needs of it is copied.
+  // The input is about to be overwritten, with its tangent, so what derivatives need is copied.
   at::Tensor input;
-  if (needs_grad || forward) input = primal(self).clone();
+  if (needs_grad || has_tangent(self)) input = self.clone();
   decltype(make_node<MishBackward>()) node;
   if (needs_grad) {
     node = make_node<MishBackward>();
     node->set_next_edges(autograd::collect_next_edges(self));
     node->saved[0] = autograd::SavedVariable(input, /*is_output=*/false);
   }
-  const at::Tensor input_tangent = forward ? tangent(self) : at::Tensor();
   {
     at::AutoDispatchBelowAutograd guard;
     ops::mish_().redispatch(keys & c10::after_autograd_keyset, self);
   }
   if (node) autograd::rebase_history(self, NodePointer(node));
-  if (forward) {  // the tangent is overwritten as well: views of it have to follow
+  if (has_tangent(self)) {  // overwritten too, not replaced: views of it have to follow
     const at::Tensor result_tangent =
-        input_tangent.copy_(ops::mish_backward().call(input_tangent, input));
+        tangent(self).copy_(ops::mish_backward().call(tangent(input), primal(input)));
     self._set_fw_grad(result_tangent, /*level=*/0, /*is_inplace_op=*/true);
   }
   return self;
