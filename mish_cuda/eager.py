@@ -10,12 +10,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def check(input: Tensor) -> None:
-    """Raises NotImplementedError unless ``input`` is a strided tensor of one of ``DTYPES``."""
+    """Raises unless ``input`` is a strided tensor of one of ``DTYPES``.
+
+    Raises:
+        TypeError: not a tensor.
+        NotImplementedError: another dtype or layout.
+    """
+    if not isinstance(input, Tensor):
+        raise TypeError(f"mish: expected a torch.Tensor, got {type(input).__name__}.")
     if input.dtype not in DTYPES:
         raise NotImplementedError(
             f"mish: expected a float32, float64, float16 or bfloat16 tensor, got {input.dtype}. "
@@ -62,6 +70,12 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
+def _narrow(result: Tensor, dtype: torch.dtype) -> Tensor:
+    """The result in its own type. Without a change none is asked for: with torch 2.11, an autograd
+    function that ends in such a conversion gets zero gradients under torch.compile."""
+    return result if result.dtype == dtype else result.to(dtype)
+
+
 # e^x is 0 at the first bound, so that f(-inf) = -0; tanh(softplus(x)) rounds to 1 at the second.
 def _bounds(x: Tensor) -> tuple[float, float]:
     return (-746.0, 22.0) if x.dtype == torch.float64 else (-104.0, 20.0)
@@ -79,7 +93,7 @@ def value(input: Tensor) -> Tensor:
     x = _wide(input)
     _, e, _ = _terms(x)
     p = e * (e + 2)
-    return (x.clamp(min=_bounds(x)[0]) * (p / (p + 2))).to(input.dtype)
+    return _narrow(x.clamp(min=_bounds(x)[0]) * (p / (p + 2)), input.dtype)
 
 
 def _slope(x: Tensor) -> Tensor:
@@ -96,16 +110,20 @@ def _curvature(x: Tensor) -> Tensor:
 
 def backward(grad_output: Tensor, input: Tensor) -> Tensor:
     """g f'(x), rounded once."""
-    return (_wide(grad_output) * _slope(_wide(input))).to(input.dtype)
+    return _narrow(_slope(_wide(input)) * _wide(grad_output), input.dtype)
 
 
 def double_backward(grad_grad_input: Tensor, grad_output: Tensor, input: Tensor) -> Tensor:
     """h g f''(x), rounded once; differentiable any number of times."""
     product = _wide(grad_grad_input) * _wide(grad_output)
-    return (product * _curvature(_wide(input))).to(input.dtype)
+    return _narrow(_curvature(_wide(input)) * product, input.dtype)
 
 
-class _Backward(torch.autograd.Function):
+# Each of the two functions comes twice: torch.compile refuses one that has a jvp, and it
+# differentiates once only.
+
+
+class _CompiledBackward(torch.autograd.Function):
     """g f'(x); its own derivative is in torch maths, so that any order follows."""
 
     generate_vmap_rule = True
@@ -124,22 +142,24 @@ class _Backward(torch.autograd.Function):
         grad_output, input = ctx.saved_tensors
         needs_grad_output, needs_input = ctx.needs_input_grad
         return (
-            _Backward.apply(h, input) if needs_grad_output else None,
+            backward(h, input) if needs_grad_output else None,
             double_backward(h, grad_output, input) if needs_input else None,
         )
 
+
+class _Backward(_CompiledBackward):
     @staticmethod
     def jvp(ctx: Any, d_grad_output: Tensor | None, d_input: Tensor | None) -> Any:  # type: ignore[override]
         grad_output, input = ctx.saved_tensors
         terms = []
         if d_grad_output is not None:
-            terms.append(_Backward.apply(d_grad_output, input))
+            terms.append(backward(d_grad_output, input))
         if d_input is not None:
             terms.append(double_backward(d_input, grad_output, input))
         return sum(terms[1:], start=terms[0])
 
 
-class _Forward(torch.autograd.Function):
+class _CompiledForward(torch.autograd.Function):
     """f(x), saving x."""
 
     generate_vmap_rule = True
@@ -155,6 +175,12 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:  # type: ignore[override]
+        return backward(grad_output, *ctx.saved_tensors)
+
+
+class _Forward(_CompiledForward):
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Any:  # type: ignore[override]
         return _Backward.apply(grad_output, *ctx.saved_tensors)
 
     @staticmethod
@@ -162,10 +188,13 @@ class _Forward(torch.autograd.Function):
         return _Backward.apply(d_input, *ctx.saved_tensors)
 
 
-def mish(input: Tensor) -> Tensor:
-    """``mish_cuda.mish(input)`` in torch calls."""
+def mish(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """``mish_cuda.mish(input, out=out)`` in torch calls."""
     check(input)
-    result: Tensor = _Forward.apply(input)
+    if out is not None:
+        return mish_out(input, out)
+    function = _CompiledForward if is_compiling() else _Forward
+    result: Tensor = function.apply(input)
     return result
 
 
@@ -189,5 +218,6 @@ def mish_backward(grad_output: Tensor, input: Tensor) -> Tensor:
     """``torch.ops.mish_cuda.mish_backward(grad_output, input)`` in torch calls."""
     check(input)
     check_like("grad_output", grad_output, input)
-    result: Tensor = _Backward.apply(grad_output, input)
+    function = _CompiledBackward if is_compiling() else _Backward
+    result: Tensor = function.apply(grad_output, input)
     return result
