@@ -76,7 +76,7 @@ test-cuda-build: export PATH := $(CURDIR)/.venv-cuda/bin:$(PATH)
 test-cuda-build: .venv-cuda/bin/python
 	python -m pip install --quiet $(BUILD_TOOLS) "$(CUDA_TORCH)" \
 		"cuda-toolkit[nvcc,nvvm,crt,cccl,cudart]==$(CUDA_VERSION).*"
-	rm -rf build/sdist $(CUDA_SOURCE)/csrc $(CUDA_SOURCE)/mish_cuda $(CUDA_SOURCE)/tests
+	rm -rf build/sdist $(CUDA_SOURCE)/csrc $(CUDA_SOURCE)/src/mish_cuda $(CUDA_SOURCE)/tests
 	python setup.py --quiet sdist --dist-dir build/sdist
 	mkdir -p $(CUDA_SOURCE)
 	tar -xzf build/sdist/*.tar.gz --strip-components=1 -C $(CUDA_SOURCE)
@@ -86,7 +86,7 @@ test-cuda-build: .venv-cuda/bin/python
 	cd $(CUDA_SOURCE) && python -m pytest
 
 clean:
-	rm -rf build dist *.egg-info .venv .venv-cuda mish_cuda/_build.py mish_cuda/_C*.so
+	rm -rf build dist *.egg-info .venv .venv-cuda src/*.egg-info src/mish_cuda/_build.py src/mish_cuda/_C*.so
 
 environment: $(ENV_PYTHON)
 	@$(ENV_PYTHON) -m pip install --quiet $(BUILD_TOOLS)

@@ -16,6 +16,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import build_config
 from build_config import BuildError, Decision, Torch
 
+PACKAGE = Path("src/mish_cuda")
+
 # setup.py also runs for metadata and source archives, which need neither torch nor a compiler.
 COMPILES = {"bdist_wheel", "build", "build_ext", "develop", "editable_wheel", "install"}
 NEEDS_WHEEL = {"bdist_wheel", "dist_info", "editable_wheel"}
@@ -47,7 +49,7 @@ def check_wheel() -> None:
 
 def remove_compiled() -> None:
     """What an earlier build left in this folder would be loaded, or packed, instead of nothing."""
-    for leftover in [*Path("mish_cuda").glob("_C.*[do]"), Path("mish_cuda/_build.py")]:
+    for leftover in [*PACKAGE.glob("_C.*[do]"), PACKAGE / "_build.py"]:
         leftover.unlink(missing_ok=True)
 
 

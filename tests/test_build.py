@@ -267,7 +267,8 @@ SOME_TORCH = "__version__ = '2.13.0'\nclass version: cuda = hip = None"
 
 
 def test_mode_none_needs_no_torch_and_removes_what_was_built(copy: Path) -> None:
-    left = [copy / "mish_cuda" / "_C.cpython-311-x86_64-linux-gnu.so", copy / "mish_cuda/_build.py"]
+    package = copy / "src" / "mish_cuda"
+    left = [package / "_C.cpython-311-x86_64-linux-gnu.so", package / "_build.py"]
     for path in left:
         path.touch()
     done = run_setup(copy, "build", torch=NO_TORCH, MISH_CUDA_BUILD="none")
@@ -298,19 +299,20 @@ def test_an_impossible_build_ends_in_one_line(
 
 
 def test_the_source_archive_is_complete_and_needs_no_torch(copy: Path) -> None:
-    (copy / "mish_cuda" / "_build.py").touch()
+    (copy / "src" / "mish_cuda" / "_build.py").touch()
     done = run_setup(copy, "--quiet", "sdist", torch=NO_TORCH)
     assert done.returncode == 0, done.stderr
     (archive,) = (copy / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         packed = {name.partition("/")[2] for name in tar.getnames()}
-    folders = ("csrc", "mish_cuda", "benchmarks", "tests", "examples")
+    folders = ("csrc", "src", "benchmarks", "tests", "examples", "tools")
     sources = {
         str(path.relative_to(copy))
         for folder in folders
         for path in (copy / folder).rglob("*")
         if path.is_file() and path.suffix in {".py", ".pyi", ".typed", ".cpp", ".cu", ".cuh", ".h"}
     }
-    assert "mish_cuda/_build.py" not in packed
-    expected = sources - {"mish_cuda/_build.py"} | {"Makefile", "CMakeLists.txt", "build_config.py"}
+    built = "src/mish_cuda/_build.py"
+    assert built not in packed
+    expected = sources - {built} | {"Makefile", "CMakeLists.txt", "build_config.py"}
     assert expected <= packed
