@@ -19,9 +19,7 @@ auto wrap(Function function) {
 
 Tensor mish_function(const Tensor& input) { return mish::ops::mish().call(input); }
 Tensor mish_inplace(Tensor& input) { return mish::ops::mish_().call(input); }
-Tensor mish_out(const Tensor& input, Tensor& out) {
-  return mish::ops::mish_out().call(input, out);
-}
+Tensor mish_out(const Tensor& input, Tensor& out) { return mish::ops::mish_out().call(input, out); }
 
 // The old mish-cuda package's functions, with its order of arguments.
 Tensor mish_forward(const Tensor& input, std::optional<Tensor> out) {
