@@ -56,6 +56,7 @@ def test_the_compiler_of_pip_builds_a_module_that_loads(tmp_path: Path) -> None:
     folders = env["PATH"].split(os.pathsep)
     env["PATH"] = os.pathsep.join(f for f in folders if shutil.which("nvcc", path=f) is None)
     env |= {"MISH_CUDA_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": "9.0"}
+    env["PYTHONPATH"] = str(copy / "src")
 
     def python(code: str) -> str:
         command = [sys.executable, "-c", code]
