@@ -22,25 +22,32 @@ struct Scalar {
   using V = T;
   static constexpr int kWidth = 1;
   static MISH_INLINE V set(double c) { return static_cast<V>(c); }
-  static MISH_INLINE V fma(V a, V b, V c) {
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-    if constexpr (sizeof(V) == 4) {
-      return __builtin_fmaf(a, b, c);
-    } else {
-      return __builtin_fma(a, b, c);
-    }
-#else
-    return a * b + c;  // without the instruction, fma() is a slow library call
-#endif
-  }
   static MISH_INLINE V max(V c, V x) { return x < c ? c : x; }
   static MISH_INLINE V min(V c, V x) { return x > c ? c : x; }
   static MISH_INLINE V if_less(V a, V b, V yes, V no) { return a < b ? yes : no; }
   static MISH_INLINE V copy_sign(V magnitude, V sign) { return std::copysign(magnitude, sign); }
   static MISH_INLINE V exponent(V x) { return bits_as<V>(bits_as<Bits>(x) << kMantissa); }
+  // Without the instruction, fma() is a slow library call.
+  static MISH_INLINE V fma(V a, V b, V c) { return a * b + c; }
 };
-using Float = Scalar<float, uint32_t, 23>;
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+struct Float : Scalar<float, uint32_t, 23> {
+  static MISH_INLINE float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+};
+struct Double : Scalar<double, uint64_t, 52> {
+  static MISH_INLINE double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
+};
+using Float16 = Float;
+#else
+struct Float : Scalar<float, uint32_t, 23> {
+  /// Rounded once but for 1 case in 2^29: in double the product is exact.
+  static MISH_INLINE float fma(float a, float b, float c) {
+    return static_cast<float>(static_cast<double>(a) * b + c);
+  }
+};
 using Double = Scalar<double, uint64_t, 52>;
+using Float16 = Scalar<float, uint32_t, 23>;
+#endif
 
 MISH_INLINE void load(const float* from, float (&x)[1]) { x[0] = *from; }
 MISH_INLINE void store(float* to, const float (&x)[1]) { *to = x[0]; }

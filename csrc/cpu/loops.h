@@ -2,6 +2,7 @@
 // includes this once, after choosing its target and defining
 //
 //   Float, Double          its lanes, see arithmetic.h
+//   Float16                lanes of float for 16-bit results: their fma may round twice
 //   load(const T*, V[]), store(T*, const V[])
 //                          one number, for bfloat16 kBFloat16Parts of them, from and to
 //                          contiguous memory of any alignment
@@ -35,9 +36,9 @@ struct PlanOf<float> : Plan<RefinedFloat<Float>> {};
 template <>
 struct PlanOf<double> : Plan<RefinedDouble<Double>> {};
 template <>
-struct PlanOf<half_bits> : Plan<PlainFloat<Float>> {};
+struct PlanOf<half_bits> : Plan<PlainFloat<Float16>> {};
 template <>
-struct PlanOf<bfloat16_bits> : Plan<PlainFloat<Float>, kBFloat16Parts> {};
+struct PlanOf<bfloat16_bits> : Plan<PlainFloat<Float16>, kBFloat16Parts> {};
 
 /// f(x), g f'(x) or h g f''(x) of part i.
 template <Op op, class A, int kParts>

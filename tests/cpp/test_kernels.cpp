@@ -115,7 +115,6 @@ struct Bound {
 
 Bound bound(const Case& c, long double x) {
   const bool wide = c.format.dtype == DType::kDouble, half = c.format.size == 2;
-  const bool fused = c.isa != Isa::kBaseline;  // else without fused multiply-add, on x86
   // e^x may be flushed to 0 where it is subnormal; then the error is all of |f|, |f'| or |f''|.
   if (x < (wide ? -708.3L : -87.3L)) return {4, wide ? 1.2e-305L : 1.1e-36L};
   const auto ulp = [&](long double of_float, long double of_double) -> Bound {
@@ -126,12 +125,12 @@ Bound bound(const Case& c, long double x) {
   };
   switch (c.op) {
     case Op::kForward:
-      return ulp(fused ? 2.5L : 3, 4);
+      return ulp(2.5L, 4);
     case Op::kBackward:  // f' crosses zero between -3 and 0
-      if (x >= -3 && x < 0) return absolute(fused ? 1.3e-7L : 1.4e-7L, 4e-16L);
-      return ulp(x < 0 ? 7 : 4, 8);
+      if (x >= -3 && x < 0) return absolute(1.2e-7L, 4e-16L);
+      return ulp(x < 0 ? 6 : 4, 8);
     case Op::kDoubleBackward:  // f'' crosses zero on both sides of 0
-      return x < -3 ? ulp(fused ? 11 : 13, fused ? 11 : 13) : absolute(4e-7L, 1e-15L);
+      return x < -3 ? ulp(11, 11) : absolute(4e-7L, 1e-15L);
   }
   return {0, 0};
 }
