@@ -26,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 BUILD_TOOLS := "setuptools>=64" wheel ninja cmake
 JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
-SOURCES := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/cpp/*.cpp examples/cpp/*.cpp)
+SOURCES := $(shell find csrc tests/cpp examples/cpp -name "*.h" -o -name "*.cpp" -o -name "*.cu" -o -name "*.cuh")
 
 .PHONY: help bench test lint format cpp-test test-cuda-build clean environment build
 

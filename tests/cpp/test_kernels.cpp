@@ -11,68 +11,21 @@
 #include <vector>
 
 #include "mish_kernels.h"
+#include "reference.h"
 
 namespace {
 
 using mish::DType;
 using mish::Op;
 using mish::cpu::Isa;
+using mish::test::Format;
+using mish::test::kFormats;
+using mish::test::kInfinity;
+using mish::test::Memory;
+using mish::test::reference;
 
 constexpr Op kOps[] = {Op::kForward, Op::kBackward, Op::kDoubleBackward};
 constexpr Isa kIsas[] = {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512};
-constexpr long double kInfinity = std::numeric_limits<long double>::infinity();
-
-/// A binary floating-point format, decoded and encoded here by arithmetic alone.
-struct Format {
-  const char* name;
-  DType dtype;
-  int size, mantissa, min_exponent, max_exponent;
-
-  int sign_bit() const { return 8 * size - 1; }
-  uint64_t infinity() const {
-    return static_cast<uint64_t>(max_exponent - min_exponent + 2) << mantissa;
-  }
-  uint64_t magnitude(uint64_t bits) const { return bits & ~(uint64_t{1} << sign_bit()); }
-  bool is_nan(uint64_t bits) const { return magnitude(bits) > infinity(); }
-  bool is_negative(uint64_t bits) const { return bits >> sign_bit(); }
-
-  long double decode(uint64_t bits) const {
-    const uint64_t m = magnitude(bits);
-    const int field = static_cast<int>(m >> mantissa);
-    const uint64_t fraction = m & ((uint64_t{1} << mantissa) - 1);
-    const uint64_t digits = field > 0 ? fraction | (uint64_t{1} << mantissa) : fraction;
-    long double value = std::ldexp(static_cast<long double>(digits),
-                                   std::max(field, 1) - 1 + min_exponent - mantissa);
-    if (m == infinity()) value = kInfinity;
-    if (m > infinity()) value = std::numeric_limits<long double>::quiet_NaN();
-    return is_negative(bits) ? -value : value;
-  }
-
-  /// Towards zero.
-  uint64_t encode(long double value) const {
-    const uint64_t sign = static_cast<uint64_t>(std::signbit(value)) << sign_bit();
-    value = std::fabs(value);
-    if (std::isnan(value)) return infinity() + 1 + (uint64_t{1} << (mantissa - 1));
-    if (value == 0) return sign;
-    if (value == kInfinity || std::ilogb(value) > max_exponent) return sign | infinity();
-    const int exponent = std::max(std::ilogb(value), min_exponent);
-    // The leading digit of a normal number adds 1 to the exponent field, a subnormal has none.
-    const auto digits = static_cast<uint64_t>(std::ldexp(value, mantissa - exponent));
-    return sign | ((static_cast<uint64_t>(exponent - min_exponent) << mantissa) + digits);
-  }
-
-  /// The unit in the last place at `value`.
-  long double spacing(long double value) const {
-    const int exponent = value == 0 ? min_exponent : std::max(std::ilogb(value), min_exponent);
-    return std::ldexp(1.0L, exponent - mantissa);
-  }
-};
-
-constexpr Format kFloat = {"float", DType::kFloat, 4, 23, -126, 127};
-constexpr Format kFormats[] = {kFloat,
-                               {"double", DType::kDouble, 8, 52, -1022, 1023},
-                               {"half", DType::kHalf, 2, 10, -14, 15},
-                               {"bfloat16", DType::kBFloat16, 2, 7, -126, 127}};
 
 struct Case {
   Isa isa;
@@ -93,19 +46,6 @@ void fail(const Case& c, const char* what, long double x, long double got, long 
   if (++failures > 50) return;
   std::printf("%s: %s at x = %.17Lg (%La): got %.17Lg, expected %.17Lg\n", c.name().c_str(), what,
               x, x, got, expected);
-}
-
-/// f, f' or f'' by the chain rule on x tanh(softplus(x)); limits at infinity.
-long double reference(Op op, long double x) {
-  if (std::isnan(x)) return x;
-  if (x > 800) return op == Op::kForward ? x : op == Op::kBackward ? 1 : 0;
-  if (x < -800) return op == Op::kForward ? -0.0L : 0;
-  const long double e = std::exp(x), softplus = std::log1p(e), t = std::tanh(softplus);
-  const long double sech = 1 / std::cosh(softplus);
-  const long double sigmoid = 1 / (1 + std::exp(-x)), rest = 1 / (1 + e);
-  const long double t1 = sech * sech * sigmoid, t2 = t1 * (rest - 2 * t * sigmoid);
-  if (op == Op::kForward) return x * t;
-  return op == Op::kBackward ? t + x * t1 : 2 * t1 + x * t2;
 }
 
 /// How far a result may be from the reference: within either of these.
@@ -172,26 +112,6 @@ std::vector<uint64_t> inputs(const Format& format) {
   }
   return bits;
 }
-
-/// Memory for elements of a format, as bytes on the heap: a sanitizer sees each step beyond it.
-class Memory {
- public:
-  Memory(const Format& format, int64_t count, uint8_t fill = 0xa5)
-      : size_(format.size), bytes_(count * format.size, fill) {}
-
-  char* at(int64_t i) { return reinterpret_cast<char*>(bytes_.data()) + i * size_; }
-  void set(int64_t i, uint64_t bits) { std::memcpy(at(i), &bits, size_); }
-  uint64_t get(int64_t i) {
-    uint64_t bits = 0;
-    std::memcpy(&bits, at(i), size_);
-    return bits;
-  }
-  int64_t count() const { return static_cast<int64_t>(bytes_.size()) / size_; }
-
- private:
-  int size_;
-  std::vector<uint8_t> bytes_;
-};
 
 /// op over contiguous memory with gradients of 1: f, f' or f'' itself.
 std::vector<uint64_t> evaluate(const Case& c, const std::vector<uint64_t>& x) {

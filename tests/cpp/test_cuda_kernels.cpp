@@ -1,0 +1,320 @@
+// The CUDA kernels themselves, bodies, indexing and launches, on the host: host_cuda/ stands in for
+// the CUDA headers and runs every thread of every block. Each element is written, and nothing else;
+// values keep their bounds in the worst case that the approximate instructions are allowed.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cuda/mish_kernels.cu"
+#include "reference.h"
+
+namespace {
+
+using mish::DType;
+using mish::Op;
+using mish::cuda::Operands;
+using mish::test::Format;
+using mish::test::kFormats;
+using mish::test::Memory;
+namespace ptx = mish::cuda::ptx;
+
+constexpr Op kOps[] = {Op::kForward, Op::kBackward, Op::kDoubleBackward};
+
+struct Case {
+  Op op;
+  Format format;
+
+  int inputs() const { return static_cast<int>(op) + 1; }
+  std::string name() const {
+    const char* ops[] = {"forward", "backward", "double backward"};
+    return std::string(ops[static_cast<int>(op)]) + " " + format.name;
+  }
+};
+
+int failures = 0;
+
+void fail(const Case& c, const std::string& what) {
+  if (++failures <= 50) std::printf("%s: %s\n", c.name().c_str(), what.c_str());
+}
+
+void launch(const Case& c, const Operands& operands) {
+  const int error = mish::cuda::launch(c.op, c.format.dtype, operands, nullptr);
+  if (error != 0) fail(c, "launch returned " + std::to_string(error));
+}
+
+/// Operands of one dimension, each element after the other.
+Operands dense(const Case& c, int64_t count) {
+  Operands operands = {};
+  operands.dims = 1;
+  operands.sizes[0] = count;
+  for (auto& strides : operands.strides) strides[0] = c.format.size;
+  return operands;
+}
+
+/// The op on one element.
+uint64_t alone(const Case& c, std::vector<Memory>& in, int64_t place) {
+  Memory out(c.format, 1);
+  Operands operands = dense(c, 1);
+  operands.data[0] = out.at(0);
+  for (int k = 0; k < c.inputs(); ++k) operands.data[k + 1] = in[k].at(place);
+  launch(c, operands);
+  return out.get(0);
+}
+
+std::vector<Memory> random_inputs(const Case& c, int64_t count) {
+  std::mt19937_64 random(1);
+  std::normal_distribution<double> normal(0, 4);
+  std::vector<Memory> in(c.inputs(), Memory(c.format, count));
+  for (Memory& memory : in) {
+    for (int64_t i = 0; i < count; ++i) memory.set(i, c.format.encode(normal(random)));
+  }
+  return in;
+}
+
+/// Sizes around every multiple of a tile, at places that allow wide accesses and at others, into
+/// memory of its own and in place: each element has the bits that it has alone, and the memory
+/// around the output is as it was.
+void test_dense(const Case& c) {
+  const int64_t tile = mish::cuda::kThreads * 32 / c.format.size;  // bytes that a thread reads
+  const int64_t most = 2 * tile + 17, room = most + 16;
+  std::vector<Memory> in = random_inputs(c, room);
+  std::vector<uint64_t> expected(room);
+  for (int64_t i = 0; i < room; ++i) expected[i] = alone(c, in, i);
+  std::vector<int64_t> sizes;
+  for (const int64_t around : {int64_t{17}, tile / 2, tile, 2 * tile}) {
+    for (int64_t n = around - 17; n <= around + 17; ++n) {
+      if (n > 0) sizes.push_back(n);
+    }
+  }
+  for (const int64_t n : sizes) {
+    for (const int offset : {0, 1, 16 / c.format.size, 5}) {
+      for (const bool in_place : {false, true}) {
+        std::vector<Memory> operand = in;
+        Memory out(c.format, room), before = in_place ? operand.back() : out;
+        Operands operands = dense(c, n);
+        for (int k = 0; k < c.inputs(); ++k) operands.data[k + 1] = operand[k].at(offset);
+        operands.data[0] = in_place ? operands.data[c.inputs()] : out.at(offset);
+        launch(c, operands);
+        Memory& written = in_place ? operand.back() : out;
+        for (int64_t i = 0; i < room; ++i) {
+          const bool inside = i >= offset && i < offset + n;
+          if (written.get(i) != (inside ? expected[i] : before.get(i))) {
+            fail(c, "element " + std::to_string(i - offset) + " of " + std::to_string(n) +
+                        (in_place ? " in place" : "") + " at offset " + std::to_string(offset));
+          }
+        }
+      }
+    }
+  }
+}
+
+/// An output with gaps, inputs in another order of dimensions, the last one broadcast along the
+/// first dimension.
+void test_strided(const Case& c) {
+  const std::vector<std::vector<int64_t>> shapes = {
+      {1}, {300}, {7, 1}, {5, 3}, {17, 19, 2}, {3, 4, 5, 6}, std::vector<int64_t>(8, 2)};
+  for (const auto& shape : shapes) {
+    int64_t count = 1;
+    for (const int64_t size : shape) count *= size;
+    std::vector<Memory> in = random_inputs(c, count);
+    Memory out(c.format, 2 * count);
+    Memory expected = out;
+    Operands operands = {};
+    operands.dims = static_cast<int>(shape.size());
+    std::copy(shape.begin(), shape.end(), operands.sizes);
+    operands.data[0] = out.at(0);
+    for (int k = 1; k <= c.inputs(); ++k) operands.data[k] = in[k - 1].at(0);
+    int64_t up = 2, down = count;
+    for (int dim = 0; dim < operands.dims; ++dim) {
+      operands.strides[0][dim] = up * c.format.size;
+      up *= shape[dim];
+      down /= shape[dim];
+      for (int k = 1; k <= c.inputs(); ++k) {
+        const bool broadcast = k == c.inputs() && dim == 0;
+        operands.strides[k][dim] = broadcast ? 0 : down * c.format.size;
+      }
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      int64_t rest = i, places[4] = {};
+      for (int dim = 0; dim < operands.dims; ++dim) {
+        for (int k = 0; k <= c.inputs(); ++k) {
+          places[k] += rest % shape[dim] * operands.strides[k][dim] / c.format.size;
+        }
+        rest /= shape[dim];
+      }
+      std::vector<Memory> one(c.inputs(), Memory(c.format, 1));
+      for (int k = 0; k < c.inputs(); ++k) one[k].set(0, in[k].get(places[k + 1]));
+      expected.set(places[0], alone(c, one, 0));
+    }
+    launch(c, operands);
+    for (int64_t i = 0; i < out.count(); ++i) {
+      if (out.get(i) != expected.get(i)) {
+        fail(c, std::to_string(shape.size()) + " dimensions, element " + std::to_string(i));
+      }
+    }
+  }
+}
+
+/// More elements than 32 bits count: of an address range of that size only the ends are touched,
+/// by the first block and the last ones, which are all that run.
+void test_beyond_32_bits(const Case& c, int64_t misaligned) {
+  const int64_t count = (int64_t{1} << 32) + 4099, tail = 3 * mish::cuda::kThreads * 32;
+  const size_t bytes = (count + 16) * c.format.size;
+  char* memory[4];
+  for (int k = 0; k <= c.inputs(); ++k) {
+    void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mapped == MAP_FAILED) return fail(c, "no address range of " + std::to_string(bytes));
+    memory[k] = static_cast<char*>(mapped) + misaligned * c.format.size;
+  }
+  const auto ends = [&](const auto& visit) {
+    for (int64_t i = 0; i < tail; ++i) visit(i, i);
+    for (int64_t i = 0; i < tail; ++i) visit(count - tail + i, tail + i);
+  };
+  std::vector<Memory> in = random_inputs(c, 2 * tail);
+  Operands operands = dense(c, count);
+  for (int k = 0; k <= c.inputs(); ++k) operands.data[k] = memory[k];
+  ends([&](int64_t place, int64_t i) {
+    for (int k = 0; k < c.inputs(); ++k) {
+      std::memcpy(memory[k + 1] + place * c.format.size, in[k].at(i), c.format.size);
+    }
+  });
+  last_blocks_only = 8;
+  launch(c, operands);
+  last_blocks_only = 0;
+  ends([&](int64_t place, int64_t i) {
+    uint64_t bits = 0;
+    std::memcpy(&bits, memory[0] + place * c.format.size, c.format.size);
+    // A block has one element a thread at least; no result is 0, so a 0 is from no block that ran.
+    const bool ran = place < mish::cuda::kThreads || place >= count - 7 * mish::cuda::kThreads;
+    if (bits != alone(c, in, i) && (ran || bits != 0)) {
+      fail(c, "element " + std::to_string(place) + " of 2^32");
+    }
+  });
+  for (int k = 0; k <= c.inputs(); ++k) munmap(memory[k] - misaligned * c.format.size, bytes);
+}
+
+/// The division by an invariant is exact for all 31-bit numbers: at its edges and at random.
+void test_divisor() {
+  std::mt19937 random(3);
+  const auto check = [](uint32_t n, uint32_t d) {
+    if (mish::cuda::Divisor::of(d).quotient(n) != n / d) {
+      std::printf("%u / %u is wrong\n", n, d);
+      ++failures;
+    }
+  };
+  std::vector<uint32_t> divisors = {1, 2, 3, 5, 7, 641, (1u << 31) - 1, 1u << 30};
+  for (int i = 0; i < 2000; ++i) divisors.push_back((random() >> (1 + random() % 30)) + 1);
+  for (const uint32_t d : divisors) {
+    for (int i = 0; i < 200; ++i) check(random() >> 1, d);
+    for (uint64_t multiple = d; multiple < (uint64_t{1} << 31); multiple = 2 * multiple + d) {
+      check(static_cast<uint32_t>(multiple - 1), d);
+      check(static_cast<uint32_t>(multiple), d);
+    }
+    check((1u << 31) - 1, d);
+    check(0, d);
+  }
+}
+
+/// How far f, f' or f'' may be off in the worst permitted case: in ULP, or absolutely.
+struct Bound {
+  long double ulp, absolute;
+};
+
+Bound bound(const Case& c, long double x) {
+  const bool wide = c.format.dtype == DType::kDouble, half = c.format.size == 2;
+  // Where e^x is subnormal it may be 0, and then so is the result.
+  if (x < (wide ? -708.3L : -87.3L)) return {0, wide ? 1.2e-305L : 1.1e-36L};
+  if (half) return {1, c.op == Op::kForward ? 0 : 2e-6L};
+  switch (c.op) {
+    case Op::kForward:
+      return {wide ? 4.0L : 8.0L, 0};
+    case Op::kBackward:
+      if (x >= -3 && x < 0) return {0.5L, wide ? 4e-16L : 3e-7L};
+      return {wide ? 8.0L : 10.0L, 0};
+    case Op::kDoubleBackward:
+      return {x < -3 ? 20.0L : 0.5L, x < -3 ? 0 : wide ? 1e-15L : 1e-6L};
+  }
+  return {0, 0};
+}
+
+/// All 16-bit numbers, or random patterns and where Mish bends; every corner of what ex2.approx and
+/// rcp.approx may return.
+void test_values(const Case& c) {
+  std::vector<uint64_t> x;
+  if (c.format.size == 2) {
+    for (uint64_t bits = 0; bits < 65536; ++bits) x.push_back(bits);
+  } else {
+    std::mt19937_64 random(4);
+    std::normal_distribution<double> normal(0, 4);
+    for (int i = 0; i < 60000; ++i) {
+      x.push_back(random() >> (64 - 8 * c.format.size));
+      x.push_back(c.format.encode(normal(random)));
+    }
+    for (const long double special :
+         {0.0L, 20.0L, 22.0L, 87.3L, 88.0L, 1e30L, mish::test::kInfinity}) {
+      for (const long double at : {special, -special}) x.push_back(c.format.encode(at));
+    }
+  }
+  const auto n = static_cast<int64_t>(x.size());
+  std::vector<Memory> in(c.inputs(), Memory(c.format, n));
+  for (int64_t i = 0; i < n; ++i) {
+    for (Memory& memory : in) memory.set(i, c.format.encode(1));
+    in.back().set(i, x[i]);
+  }
+  long double most = 0;
+  for (ptx::ex2_error = -1; ptx::ex2_error <= 1; ++ptx::ex2_error) {
+    for (ptx::rcp_error = -1; ptx::rcp_error <= 1; ++ptx::rcp_error) {
+      Memory out(c.format, n);
+      Operands operands = dense(c, n);
+      operands.data[0] = out.at(0);
+      for (int k = 0; k < c.inputs(); ++k) operands.data[k + 1] = in[k].at(0);
+      launch(c, operands);
+      for (int64_t i = 0; i < n; ++i) {
+        const long double at = c.format.decode(x[i]), got = c.format.decode(out.get(i));
+        const long double expected = mish::test::reference(c.op, at);
+        const bool sign = c.op != Op::kForward || std::signbit(got) == std::signbit(at);
+        if (got == expected && sign) continue;
+        if (std::isnan(got) && std::isnan(at)) continue;
+        const long double error = std::fabs(got - expected);
+        const long double ulps = error / c.format.spacing(expected);
+        const auto [ulp, absolute] = bound(c, at);
+        if (!(ulps <= ulp || error <= absolute) || !sign) {
+          char text[160];
+          std::snprintf(text, sizeof(text),
+                        "x = %.9Lg: got %.9Lg for %.9Lg, %.2Lf ULP (ex2 %+d, rcp %+d)", at, got,
+                        expected, ulps, ptx::ex2_error, ptx::rcp_error);
+          fail(c, text);
+        }
+        if (ulps <= ulp) most = std::max(most, ulps);
+      }
+    }
+  }
+  ptx::ex2_error = ptx::rcp_error = 0;
+  std::printf("%s: at most %.2Lf ULP in the worst permitted case\n", c.name().c_str(), most);
+}
+
+}  // namespace
+
+int main() {
+  test_divisor();
+  for (const Op op : kOps) {
+    for (const Format& format : kFormats) {
+      const Case c = {op, format};
+      test_dense(c);
+      test_strided(c);
+      test_values(c);
+    }
+    for (const Format& format : {kFormats[0], kFormats[3]}) {
+      test_beyond_32_bits({op, format}, 0);
+      test_beyond_32_bits({op, format}, 1);
+    }
+  }
+  std::printf("%d failures\n", failures);
+  return failures == 0 ? 0 : 1;
+}
