@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -61,8 +62,21 @@ def test_grad_of_grad(path: Path, x: Tensor, function: Function) -> None:
     torch.testing.assert_close(second(x), derivative(x, 2))
 
 
-def test_grad_of_grad_of_grad(path: Path, x: Tensor) -> None:
-    third = grad(lambda x: grad(lambda x: grad(lambda x: path.mish(x).sum())(x).sum())(x).sum())
+def slope(transform: str, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The derivative of an elementwise function by one of torch.func's transforms."""
+    if transform == "jvp":
+        return lambda x: jvp(function, (x,), (torch.ones_like(x),))[1]
+    outer = {"grad": grad, "jacrev": jacrev, "jacfwd": jacfwd}[transform]
+    return outer(lambda x: function(x).sum())
+
+
+@pytest.mark.parametrize(
+    "transforms", list(itertools.product(["grad", "jvp", "jacrev", "jacfwd"], repeat=3))
+)
+def test_third_order_by_every_nesting(path: Path, x: Tensor, transforms: tuple[str, ...]) -> None:
+    third = path.mish
+    for transform in transforms:
+        third = slope(transform, third)
     step = 1e-5
     numerical = (derivative(x + step, 2) - derivative(x - step, 2)) / (2 * step)
     torch.testing.assert_close(third(x), numerical, rtol=1e-6, atol=1e-8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 
 import pytest
@@ -151,9 +150,8 @@ def test_elements_far_apart(path: Path, device: str) -> None:
     assert_equal(path, far.clone(), path.mish(x))
 
 
+@pytest.mark.slow
 def test_more_than_2_31_elements(path: Path, device: str) -> None:
-    if device == "cpu" and not os.environ.get("MISH_CUDA_SLOW_TESTS"):
-        pytest.skip("4 GB of memory and some seconds: set MISH_CUDA_SLOW_TESTS=1")
     if path.name == "eager":
         pytest.skip("torch's own maths, and several times the memory")
     values = torch.linspace(-9, 9, 2**20, dtype=torch.bfloat16, device=device)

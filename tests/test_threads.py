@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -50,6 +51,46 @@ def test_backward_from_several_threads_adds_up(path: Path, device: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: path.mish(x).sum().backward(), range(16)))
     torch.testing.assert_close(x.grad, 16 * reference.mish(x, 1).to(device))
+
+
+SHARED_GRAPH = """
+import sys, threading
+import torch, mish_cuda
+from mish_cuda import eager
+mish = eager.mish if sys.argv[1] == "eager" else mish_cuda.mish
+x = torch.randn(64, requires_grad=True)
+g = torch.ones(64, requires_grad=True)
+told = set()
+def differentiate(y, start):
+    start.wait()
+    try:
+        torch.autograd.grad(y, (x, g), torch.ones(64), allow_unused=True)
+    except RuntimeError as error:
+        told.add(str(error).partition(".")[0])
+for i in range(600):
+    y = mish(x)
+    if i % 2:
+        (y,) = torch.autograd.grad(y, x, g, create_graph=True)
+    start = threading.Barrier(3)
+    threads = [threading.Thread(target=differentiate, args=(y, start)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+print(*told, sep="\\n")
+"""
+
+
+def test_threads_that_share_a_graph(path: Path) -> None:
+    """One backward frees what others are about to use: they are told so, and nothing crashes."""
+    command = [sys.executable, "-c", SHARED_GRAPH, path.name]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    assert set(done.stdout.split("\n")) <= {
+        "",
+        "Trying to backward through the graph a second time (or directly access saved tensors "
+        "after they have already been freed)",
+    }
 
 
 def child(path: Path, x: Tensor, expected: Tensor) -> None:

@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kThreads) dense(Dense<op, T> operands, int64_t
 }
 
 /// Division of 31-bit numbers by an invariant: quotient = (high half of n m, plus n) >> shift, with
-/// m = ceil(2^32 (2^shift - d) / d) + 1 (Granlund and Montgomery, PLDI 1994, figure 4.1).
+/// m = floor(2^32 (2^shift - d) / d) + 1 (Granlund and Montgomery, PLDI 1994, figure 4.1).
 struct Divisor {
   uint32_t divisor, magic, shift;
 

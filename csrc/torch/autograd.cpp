@@ -42,7 +42,9 @@ struct SavingNode : autograd::Node {
 
   at::Tensor unpack(int i) { return saved[i].unpack(); }
 
+  // Threads may share a graph: one may release what another is about to unpack.
   void release_variables() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
     for (auto& variable : saved) variable.reset_data();
   }
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
@@ -62,6 +64,7 @@ struct MishBackward final : SavingNode<1> {
   std::string name() const override { return "MishCudaBackward"; }
 
   autograd::variable_list apply(autograd::variable_list&& grads) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
     if (!grads[0].defined()) return {at::Tensor()};
     return {ops::mish_backward().call(grads[0], unpack(0))};
   }
@@ -71,6 +74,7 @@ struct MishBackwardBackward final : SavingNode<2> {
   std::string name() const override { return "MishCudaBackwardBackward"; }
 
   autograd::variable_list apply(autograd::variable_list&& grads) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
     autograd::variable_list result(2);
     if (!grads[0].defined()) return result;
     const at::Tensor self = unpack(1);
@@ -85,12 +89,15 @@ struct MishBackwardBackward final : SavingNode<2> {
 /// f''(x) in torch maths, differentiable any number of times; the formula of mish_math.h. Each
 /// factor stays finite: e/D, 1/D and (e+1)/D are at most 1, and so is cubic/D^2 / 2.
 at::Tensor differentiable_curvature(const at::Tensor& x) {
-  const at::Tensor inside = x.clamp(-88, 22);
+  const bool wide = x.scalar_type() == at::kDouble;
+  const double lowest = wide ? -746 : -104, saturation = wide ? 22 : 20;  // as in eager.py
+  const at::Tensor inside = x.clamp(lowest, saturation);
   const at::Tensor e = inside.exp();
   const at::Tensor r = (e * (e + 2) + 2).reciprocal();
   const at::Tensor er = 4 * e * r;
   const at::Tensor cubic = ((-2 * e - 3) * e + 2) * e + 2;
-  return er * (2 * ((e + 1) * r) + inside * (cubic * r * r));
+  const at::Tensor result = er * (2 * ((e + 1) * r) + inside * (cubic * r * r));
+  return at::where(x > saturation, 0, result);
 }
 
 bool has_tangent(const at::Tensor& tensor) { return autograd::isFwGradDefined(tensor); }
@@ -187,6 +194,8 @@ at::Tensor mish_backward_autograd(c10::DispatchKeySet keys, const at::Tensor& gr
 at::Tensor mish_double_backward_autograd(c10::DispatchKeySet keys,
                                          const at::Tensor& grad_grad_input,
                                          const at::Tensor& grad_output, const at::Tensor& self) {
+  check_like("grad_grad_input", grad_grad_input, self);
+  check_like("grad_output", grad_output, self);
   if (autograd::compute_requires_grad(grad_grad_input, grad_output, self) ||
       has_tangent(grad_grad_input) || has_tangent(grad_output) || has_tangent(self)) {
     const at::ScalarType wide = at::toOpMathType(self.scalar_type());

@@ -43,13 +43,16 @@ void check_dtype_and_device(const char* name, const at::Tensor& other, const at:
               " to be on the device of the input, ", self.device(), ", got ", other.device(), ".");
 }
 
-/// `other` has to be like `self` in all that an elementwise kernel needs.
+}  // namespace
+
 void check_like(const char* name, const at::Tensor& other, const at::Tensor& self) {
   check_dtype_and_device(name, other, self);
   TORCH_CHECK(other.sym_sizes() == self.sym_sizes(), "mish: expected ", name,
               " to have the shape of the input, ", self.sym_sizes(), ", got ", other.sym_sizes(),
               ".");
 }
+
+namespace {
 
 #ifdef MISH_WITH_CUDA
 void run_cuda(Op op, DType dtype, at::TensorIteratorBase& iter) {

@@ -6,7 +6,12 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
-namespace mish::ops {
+namespace mish {
+
+/// Raises unless `other`, called `name` in the message, has the dtype, device and shape of `self`.
+void check_like(const char* name, const at::Tensor& other, const at::Tensor& self);
+
+namespace ops {
 
 template <class Signature>
 using Handle = const c10::TypedOperatorHandle<Signature>&;
@@ -19,4 +24,5 @@ Handle<Tensor(const Tensor& grad_output, const Tensor& self)> mish_backward();
 Handle<Tensor(const Tensor& grad_grad_input, const Tensor& grad_output, const Tensor& self)>
 mish_double_backward();
 
-}  // namespace mish::ops
+}  // namespace ops
+}  // namespace mish

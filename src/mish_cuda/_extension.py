@@ -10,16 +10,30 @@ from types import ModuleType
 
 import torch
 
-REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps mish_cuda"
+_REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."
 
 
-def _built_against() -> str:
+def _built_against() -> str | None:
     """The torch version that ``_C`` was built against, as the build wrote it down beside it."""
-    try:
-        build = importlib.import_module("mish_cuda._build")
-    except ImportError:
-        return "an unknown version of torch"
-    return f"torch {build.TORCH}"
+    if importlib.util.find_spec("mish_cuda._build") is None:
+        return None
+    return str(importlib.import_module("mish_cuda._build").TORCH)
+
+
+def _minor(version: str) -> list[str]:
+    return version.split(".")[:2]
+
+
+def _unusable() -> str | None:
+    """Why importing ``_C`` would crash or abort the process, if it would."""
+    built = _built_against()
+    # Between minor versions torch changes the layout of its C++ classes, and not always the names
+    # by which a loader would notice.
+    if built is not None and _minor(built) != _minor(torch.__version__):
+        return "another minor version"
+    if "mish_cuda::mish" in torch._C._dispatch_get_all_op_names():
+        return "its ops are in this process already, from another library"
+    return None
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -28,20 +42,23 @@ def _load() -> tuple[ModuleType | None, str]:
         return None, "MISH_CUDA_EAGER is set"
     if importlib.util.find_spec("mish_cuda._C") is None:
         return None, "this installation has no compiled extension"
-    try:
-        return importlib.import_module("mish_cuda._C"), "the compiled extension is loaded"
-    except (ImportError, OSError) as error:
-        reason = (
-            f"the compiled extension was built against {_built_against()} and cannot be loaded "
-            f"with torch {torch.__version__}: {error}"
-        )
-        warnings.warn(
-            f"mish_cuda runs in eager mode, correct but slow: {reason}. "
-            f"Rebuild it from its source folder with: {REBUILD.replace('mish_cuda', '.')}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None, reason
+    problem = _unusable()
+    if problem is None:
+        try:
+            return importlib.import_module("mish_cuda._C"), "the compiled extension is loaded"
+        except (ImportError, OSError) as error:
+            problem = str(error)
+    reason = (
+        f"the compiled extension was built against torch {_built_against() or 'unknown'} and "
+        f"cannot be loaded with torch {torch.__version__}: {problem}"
+    )
+    warnings.warn(
+        f"mish_cuda runs in eager mode, correct but slow: {reason}. "
+        f"Rebuild it from its source folder with: {_REBUILD}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return None, reason
 
 
 C, REASON = _load()

@@ -37,7 +37,10 @@ def check(input: Tensor) -> None:
 
 
 def check_dtype_and_device(name: str, other: Tensor, input: Tensor) -> None:
-    """Raises RuntimeError unless ``other`` has the dtype and device of ``input``."""
+    """Raises unless ``other`` is a tensor (TypeError) of the dtype and device of ``input``
+    (RuntimeError)."""
+    if not isinstance(other, Tensor):
+        raise TypeError(f"mish: expected {name} to be a torch.Tensor, got {type(other).__name__}.")
     if other.dtype != input.dtype:
         raise RuntimeError(
             f"mish: expected {name} to have the dtype of the input, {input.dtype}, "
@@ -51,7 +54,7 @@ def check_dtype_and_device(name: str, other: Tensor, input: Tensor) -> None:
 
 
 def check_like(name: str, other: Tensor, input: Tensor) -> None:
-    """Raises RuntimeError unless ``other`` has all of ``input`` but its values and strides."""
+    """Raises unless ``other`` is like ``input`` in all but its values and strides."""
     check_dtype_and_device(name, other, input)
     if other.layout != input.layout:
         raise RuntimeError(
@@ -89,11 +92,11 @@ def _terms(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def value(input: Tensor) -> Tensor:
-    """f(x), shape and dtype of ``input``; not differentiable where it saturates."""
+    """f(x), shape and dtype of ``input``; differentiable any number of times."""
     x = _wide(input)
-    _, e, _ = _terms(x)
+    inside, e, _ = _terms(x)
     p = e * (e + 2)
-    return _narrow(x.clamp(min=_bounds(x)[0]) * (p / (p + 2)), input.dtype)
+    return _narrow(torch.where(x > _bounds(x)[1], x, inside * (p / (p + 2))), input.dtype)
 
 
 def _slope(x: Tensor) -> Tensor:
@@ -119,8 +122,10 @@ def double_backward(grad_grad_input: Tensor, grad_output: Tensor, input: Tensor)
     return _narrow(_curvature(_wide(input)) * product, input.dtype)
 
 
-# Each of the two functions comes twice: torch.compile refuses one that has a jvp, and it
-# differentiates once only.
+# Torch's own derivative of value() would save eight tensors instead of one: hence the functions
+# below. Each comes twice, since torch.compile refuses one that has a jvp. Under torch.func neither
+# serves: a jvp of a jvp would be zero, so there the maths is differentiated as it stands.
+_under_torch_func = torch._C._are_functorch_transforms_active
 
 
 class _CompiledBackward(torch.autograd.Function):
@@ -193,9 +198,11 @@ def mish(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     check(input)
     if out is not None:
         return mish_out(input, out)
-    function = _CompiledForward if is_compiling() else _Forward
-    result: Tensor = function.apply(input)
-    return result
+    if is_compiling():
+        return _CompiledForward.apply(input)  # type: ignore[no-any-return]
+    if _under_torch_func():
+        return value(input)
+    return _Forward.apply(input)  # type: ignore[no-any-return]
 
 
 def mish_(input: Tensor) -> Tensor:
@@ -218,6 +225,8 @@ def mish_backward(grad_output: Tensor, input: Tensor) -> Tensor:
     """``torch.ops.mish_cuda.mish_backward(grad_output, input)`` in torch calls."""
     check(input)
     check_like("grad_output", grad_output, input)
-    function = _CompiledBackward if is_compiling() else _Backward
-    result: Tensor = function.apply(grad_output, input)
-    return result
+    if is_compiling():
+        return _CompiledBackward.apply(grad_output, input)  # type: ignore[no-any-return]
+    if _under_torch_func():
+        return backward(grad_output, input)
+    return _Backward.apply(grad_output, input)  # type: ignore[no-any-return]

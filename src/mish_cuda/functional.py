@@ -47,6 +47,7 @@ def mish(input: Tensor, inplace: bool = False, *, out: Tensor | None = None) -> 
         Shape and dtype of ``input``; differentiable any number of times.
 
     Raises:
+        TypeError: not a tensor.
         NotImplementedError: integer, bool, complex, quantized or sparse input.
         RuntimeError: ``out`` of another dtype or device; writing to overlapping memory, or in
             place to a leaf that requires grad; both ``inplace`` and ``out``.
@@ -103,7 +104,11 @@ def mish_backward(input: Tensor, grad_out: Tensor) -> Tensor:
         NotImplementedError: a dtype or layout that ``mish`` does not take.
         RuntimeError: ``grad_out`` of another shape, dtype or device than ``input``.
     """
-    return _traceable.mish_backward(grad_out, input)  # type: ignore[no-any-return]
+    if is_compiling():
+        return _traceable.mish_backward(grad_out, input)  # type: ignore[no-any-return]
+    if C is None:
+        return eager.mish_backward(grad_out, input)
+    return C.mish_backward(input, grad_out)  # type: ignore[no-any-return]
 
 
 class MishCudaFunction:

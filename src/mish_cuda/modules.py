@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor, nn
 
 from .functional import mish
@@ -20,7 +18,6 @@ class Mish(nn.Module):
     """
 
     __module__ = "mish_cuda"  # pickles name the public path
-    __constants__: ClassVar[list[str]] = ["inplace"]
 
     inplace: bool = False  # for instances pickled before it was an attribute
 
