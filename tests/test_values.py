@@ -29,8 +29,7 @@ class Accuracy:
     curvature: float  # absolute, x >= -3
 
 
-# By what computes. "cuda" allows ex2.approx an error of 2 ULP
-# and rcp.approx one of 1 ULP.
+# By what computes. "cuda" allows ex2.approx an error of 2 ULP and rcp.approx one of 1 ULP.
 ACCURACY = {
     ("cpu", torch.float32): Accuracy(2.5, 6, 1.2e-7, 4, 11, 4e-7),
     ("cpu", torch.float64): Accuracy(4, 8, 4e-16, 8, 11, 1e-15),

@@ -1,4 +1,4 @@
-// The kernels for processors with AVX-512 : 16 floats or 8 doubles at a time.
+// The kernels for processors with AVX-512: 16 floats or 8 doubles at a time.
 #include "cpu/table.h"
 
 #if MISH_X86_TARGETS

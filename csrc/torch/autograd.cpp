@@ -3,11 +3,11 @@
 // torch.func, forward-mode AD and gradients of gradients work without a case of their own. (A C++
 // torch::autograd::Function would refuse torch.func and forward mode.)
 //
-//   mish             node: mish_backward(g, x)               tangent: mish_backward(dx, x)
-//   mish_backward    node: mish_backward(h, x) for g,        tangent: mish_backward(dg, x)
-//                          mish_double_backward(h, g, x) for x       + mish_double_backward(dx, g,
-//                          x)
-//   mish_double_backward   where it has to be differentiable: torch maths, so any order follows
+//   of mish            gradient   mish_backward(g, x)
+//                      tangent    mish_backward(dx, x)
+//   of mish_backward   gradients  mish_backward(h, x) for g, mish_double_backward(h, g, x) for x
+//                      tangent    mish_backward(dg, x) + mish_double_backward(dx, g, x)
+//   of mish_double_backward       by torch maths, so that any order follows
 #include <ATen/ATen.h>
 #include <ATen/OpMathType.h>
 #include <ATen/core/dispatch/Dispatcher.h>
