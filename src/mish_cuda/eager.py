@@ -94,9 +94,8 @@ def _terms(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def value(input: Tensor) -> Tensor:
     """f(x), shape and dtype of ``input``; differentiable any number of times."""
     x = _wide(input)
-    inside, e, _ = _terms(x)
-    p = e * (e + 2)
-    return _narrow(torch.where(x > _bounds(x)[1], x, inside * (p / (p + 2))), input.dtype)
+    inside, e, r = _terms(x)
+    return _narrow(torch.where(x > _bounds(x)[1], x, inside * (e * (e + 2) * r)), input.dtype)
 
 
 def _slope(x: Tensor) -> Tensor:
@@ -131,8 +130,6 @@ _under_torch_func = torch._C._are_functorch_transforms_active
 class _CompiledBackward(torch.autograd.Function):
     """g f'(x); its own derivative is in torch maths, so that any order follows."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(grad_output: Tensor, input: Tensor) -> Tensor:
         return backward(grad_output, input)
@@ -166,8 +163,6 @@ class _Backward(_CompiledBackward):
 
 class _CompiledForward(torch.autograd.Function):
     """f(x), saving x."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(input: Tensor) -> Tensor:
