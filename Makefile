@@ -24,11 +24,13 @@ endif
 export PATH := $(dir $(ENV_PYTHON)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# Pinned: their next versions will find something else.
+LINTERS := ruff==0.17.6 mypy==2.4.1 clang-format==23.1.5
 BUILD_TOOLS := "setuptools>=64" wheel ninja cmake
 JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
-SOURCES := $(shell find csrc tests/cpp examples/cpp -name "*.h" -o -name "*.cpp" -o -name "*.cu" -o -name "*.cuh")
+SOURCES := $(shell find csrc sass tests/cpp examples/cpp -name "*.h" -o -name "*.cpp" -o -name "*.cu" -o -name "*.cuh")
 
-.PHONY: help bench test lint format cpp-test test-cuda-build clean environment build
+.PHONY: help bench test lint format cpp-test test-cuda-build sass clean environment cuda-environment build
 
 help:
 	@echo "make bench            measure on this machine, print a table and leave a CSV"
@@ -37,6 +39,7 @@ help:
 	@echo "make format           put the format right"
 	@echo "make cpp-test         build the LibTorch library and its example, test both"
 	@echo "make test-cuda-build  build for CUDA in a second environment and test that (no GPU needed)"
+	@echo "make sass             count the CUDA kernels' instructions against their budgets (no GPU needed)"
 	@echo "make clean            remove environments and everything built"
 
 bench: EXTRAS := bench
@@ -51,14 +54,14 @@ test: build
 	$(ENV_PYTHON) -m pytest
 
 lint: environment
-	@$(ENV_PYTHON) -m pip install --quiet ruff mypy clang-format pytest
+	@$(ENV_PYTHON) -m pip install --quiet $(LINTERS) pytest
 	ruff check .
 	ruff format --check .
 	clang-format --dry-run -Werror $(SOURCES)
 	mypy
 
 format: environment
-	@$(ENV_PYTHON) -m pip install --quiet ruff clang-format
+	@$(ENV_PYTHON) -m pip install --quiet $(LINTERS)
 	ruff check --fix .
 	ruff format .
 	clang-format -i $(SOURCES)
@@ -73,9 +76,7 @@ cpp-test: environment
 test-cuda-build: CUDA_ENV := $(CURDIR)/.venv-cuda
 test-cuda-build: CUDA_SOURCE := $(CURDIR)/.venv-cuda/source
 test-cuda-build: export PATH := $(CURDIR)/.venv-cuda/bin:$(PATH)
-test-cuda-build: .venv-cuda/bin/python
-	python -m pip install --quiet $(BUILD_TOOLS) "$(CUDA_TORCH)" \
-		"cuda-toolkit[nvcc,nvvm,crt,cccl,cudart]==$(CUDA_VERSION).*"
+test-cuda-build: cuda-environment
 	rm -rf build/sdist $(CUDA_SOURCE)/csrc $(CUDA_SOURCE)/src/mish_cuda $(CUDA_SOURCE)/tests
 	python setup.py --quiet sdist --dist-dir build/sdist
 	mkdir -p $(CUDA_SOURCE)
@@ -84,6 +85,9 @@ test-cuda-build: .venv-cuda/bin/python
 	cd $(CUDA_SOURCE) && python -m mish_cuda
 	cd $(CUDA_SOURCE) && python -m pytest -m slow
 	cd $(CUDA_SOURCE) && python -m pytest
+
+sass: cuda-environment
+	.venv-cuda/bin/python -m sass --csv build/sass.csv
 
 clean:
 	rm -rf build dist *.egg-info .venv .venv-cuda src/*.egg-info src/mish_cuda/_build.py src/mish_cuda/_C*.so
@@ -96,6 +100,10 @@ else
 	@$(ENV_PYTHON) -c 'import sys; from importlib.util import find_spec; sys.exit(not find_spec("torch"))' \
 		|| $(ENV_PYTHON) -m pip install "$(DEFAULT_TORCH)"
 endif
+
+cuda-environment: .venv-cuda/bin/python
+	.venv-cuda/bin/python -m pip install --quiet $(BUILD_TOOLS) "$(CUDA_TORCH)" \
+		"cuda-toolkit[nvcc,nvvm,crt,cccl,cudart]==$(CUDA_VERSION).*"
 
 # Always asks ninja, which compiles only what changed: sources, torch, compiler or mode.
 build: environment

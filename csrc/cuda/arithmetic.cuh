@@ -28,17 +28,18 @@ struct PlainFloat {
   static MISH_INLINE V exp(V x) { return ptx::ex2(x * kLog2e); }
 };
 
-/// For float results: e^x times 1 + what the product x log2(e) lost.
+/// For float results: e^x times 1 + what the product x log2(e) lost, which is x - high ln(2). The
+/// first product cancels most of x exactly; kLn2Low mends what rounding took from ln(2).
 struct RefinedFloat : PlainFloat {
   static constexpr bool kRefined = true;
-  static constexpr float kLog2eLow = 1.925963033500e-8f;  // log2(e) - kLog2e
   static constexpr float kLn2 = 0.6931471805599453f;
+  static constexpr float kLn2Low = -1.904654299957768e-9f;  // ln(2) - kLn2
 
   static MISH_INLINE V exp(V x) {
     const V high = x * kLog2e;
-    const V low = fma(x, kLog2eLow, fma(x, kLog2e, -high));
+    const V lost = fma(high, -kLn2Low, fma(high, -kLn2, x));
     const V e = ptx::ex2(high);
-    return fma(e, low * kLn2, e);
+    return fma(e, lost, e);
   }
 };
 

@@ -50,29 +50,30 @@ template <Op op, int N, class T>
 constexpr int kPacks = kInputs<op> == 1 ? 32 / (N * sizeof(T)) : 16 / (N * sizeof(T));
 
 /// Each block takes kThreads * kPacks * N elements; neighbouring threads take neighbouring packs.
+/// All but perhaps the last are among the `full_blocks`, which have all their elements.
 template <Op op, class T, int N>
-__global__ void __launch_bounds__(kThreads) dense(Dense<op, T> operands, int64_t count) {
+__global__ void __launch_bounds__(kThreads)
+    dense(Dense<op, T> operands, int64_t count, unsigned full_blocks) {
   constexpr int packs = kPacks<op, N, T>;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * (kThreads * packs * N);
-  const auto place = [&](int pack) {
-    return first + (pack * kThreads + static_cast<int>(threadIdx.x)) * N;
-  };
-  if (first + kThreads * packs * N <= count) {
+  // In packs: one multiplication makes the byte offset that all operands share.
+  const uint64_t first = static_cast<uint64_t>(blockIdx.x) * (kThreads * packs) + threadIdx.x;
+  if (blockIdx.x < full_blocks) {
     Pack<T, N> in[packs][kInputs<op>];
 #pragma unroll
     for (int p = 0; p < packs; ++p) {
       for (int k = 0; k < kInputs<op>; ++k) {
-        in[p][k] = *reinterpret_cast<const Pack<T, N>*>(operands.in[k] + place(p));
+        in[p][k] = reinterpret_cast<const Pack<T, N>*>(operands.in[k])[first + p * kThreads];
       }
     }
 #pragma unroll
     for (int p = 0; p < packs; ++p) {
-      *reinterpret_cast<Pack<T, N>*>(operands.out + place(p)) = apply<op, T, N>(in[p]);
+      reinterpret_cast<Pack<T, N>*>(operands.out)[first + p * kThreads] = apply<op, T, N>(in[p]);
     }
     return;
   }
   for (int p = 0; p < packs; ++p) {  // the last block: one element at a time, to the end exactly
-    for (int64_t i = place(p); i < place(p) + N && i < count; ++i) {
+    const int64_t begin = static_cast<int64_t>(first + p * kThreads) * N;
+    for (int64_t i = begin; i < begin + N && i < count; ++i) {
       Pack<T, 1> in[kInputs<op>];
       for (int k = 0; k < kInputs<op>; ++k) in[k].element[0] = operands.in[k][i];
       operands.out[i] = apply<op, T, 1>(in).element[0];
@@ -145,8 +146,10 @@ cudaError_t launch_dense(const Operands& operands, cudaStream_t stream) {
   for (int k = 0; k < kInputs<op>; ++k) {
     dense_operands.in[k] = static_cast<const T*>(operands.data[k + 1]);
   }
+  constexpr int per_thread = kPacks<op, N, T> * N;
   const int64_t count = operands.sizes[0];
-  return enqueue(dense<op, T, N>, count, kPacks<op, N, T> * N, stream, dense_operands, count);
+  const auto full_blocks = static_cast<unsigned>(count / (kThreads * per_thread));
+  return enqueue(dense<op, T, N>, count, per_thread, stream, dense_operands, count, full_blocks);
 }
 
 template <Op op, class T>
