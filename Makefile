@@ -30,7 +30,7 @@ BUILD_TOOLS := "setuptools>=64" wheel ninja cmake
 JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
 SOURCES := $(shell find csrc sass tests/cpp examples/cpp -name "*.h" -o -name "*.cpp" -o -name "*.cu" -o -name "*.cuh")
 
-.PHONY: help bench test lint format cpp-test test-cuda-build sass clean environment cuda-environment build
+.PHONY: help bench test lint format cpp-test test-cuda-build gpu sass clean environment cuda-environment build
 
 help:
 	@echo "make bench            measure on this machine, print a table and leave a CSV"
@@ -40,6 +40,7 @@ help:
 	@echo "make cpp-test         build the LibTorch library and its example, test both"
 	@echo "make test-cuda-build  build for CUDA in a second environment and test that (no GPU needed)"
 	@echo "make sass             count the CUDA kernels' instructions against their budgets (no GPU needed)"
+	@echo "make gpu              test, prove and measure on a GPU; leaves benchmarks/results/<device>"
 	@echo "make clean            remove environments and everything built"
 
 bench: EXTRAS := bench
@@ -85,6 +86,11 @@ test-cuda-build: cuda-environment
 	cd $(CUDA_SOURCE) && python -m mish_cuda
 	cd $(CUDA_SOURCE) && python -m pytest -m slow
 	cd $(CUDA_SOURCE) && python -m pytest
+
+# Offline: with what the environment holds; a step that lacks something is reported as such.
+gpu: $(ENV_PYTHON)
+	$(ENV_PYTHON) -m pip install --quiet --no-build-isolation --no-deps -e .
+	$(ENV_PYTHON) -m gpu
 
 sass: cuda-environment
 	.venv-cuda/bin/python -m sass --csv build/sass.csv

@@ -41,17 +41,17 @@ class Statement:
 Recipe = Callable[[Inputs], Statement]
 
 
-def make_inputs(cell: Cell, device: str) -> Inputs:
+def make_inputs(cell: Cell, device: str, seed: int = 0) -> Inputs:
     """Seeded random tensors: activations of standard deviation 3, gradients of 1.
 
     Never zeros: some kernels are faster on them, and subnormal results slower.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(seed)
     dtype = DTYPES[cell.dtype]
-    base = torch.randn(cell.shape, generator=generator).mul_(3).to(device, dtype)
+    base = torch.randn(cell.shape, generator=generator, device=device).mul_(3).to(dtype)
     x = LAYOUTS[cell.layout](base)
     # empty_like keeps the strides of dense inputs, as autograd does for the gradients it passes.
-    g = torch.empty_like(x).copy_(torch.randn(x.shape, generator=generator))
+    g = torch.empty_like(x).copy_(torch.randn(x.shape, generator=generator, device=device))
     return Inputs(x, x.detach().requires_grad_(), g, torch.empty_like(x))
 
 

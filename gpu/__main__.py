@@ -1,0 +1,5 @@
+import sys
+
+from gpu.cli import main
+
+sys.exit(main())
