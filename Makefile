@@ -28,12 +28,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 LINTERS := ruff==0.17.6 mypy==2.4.1 clang-format==23.1.5
 BUILD_TOOLS := "setuptools>=64" wheel ninja cmake
 JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
-SOURCES := $(shell find csrc sass tests/cpp examples/cpp -name "*.h" -o -name "*.cpp" -o -name "*.cu" -o -name "*.cuh")
+SOURCES := $(shell find csrc accuracy sass tests/cpp examples/cpp -name "*.h" -o -name "*.cpp" -o -name "*.cu" -o -name "*.cuh")
 
-.PHONY: help bench test lint format cpp-test test-cuda-build gpu sass clean environment cuda-environment build
+.PHONY: help bench accuracy test lint format cpp-test test-cuda-build gpu sass clean environment cuda-environment build
 
 help:
 	@echo "make bench            measure on this machine, print a table and leave a CSV"
+	@echo "make accuracy         prove the error bounds on this CPU: a table, a CSV and a plot"
 	@echo "make test             the fast tests, of the maths in C++ and of everything in Python"
 	@echo "make lint             check format, style and types"
 	@echo "make format           put the format right"
@@ -46,6 +47,12 @@ help:
 bench: EXTRAS := bench
 bench: build
 	$(ENV_PYTHON) -m benchmarks run
+
+accuracy: EXTRAS := accuracy
+accuracy: build
+	cmake -S . -B build/maths -DMISH_TORCH=OFF
+	cmake --build build/maths --parallel $(JOBS) --target accuracy_kernels
+	$(ENV_PYTHON) -m accuracy run
 
 test: EXTRAS := test
 test: build
