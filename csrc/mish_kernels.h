@@ -51,8 +51,8 @@ namespace cuda {
 constexpr int kMaxDims = 16;
 
 /// What a kernel works on: the pointers, and one set of sizes with strides in bytes for each
-/// operand, innermost dimension first. No size is 0. Pointers need the alignment of one element only; dense
-/// operands (one dimension, stride of one element) on 16-byte boundaries run fastest.
+/// operand, innermost dimension first. No size is 0. Pointers need the alignment of one element
+/// only; dense operands (one dimension, stride of one element) on 16-byte boundaries run fastest.
 struct Operands {
   void* data[4];
   int dims;
