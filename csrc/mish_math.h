@@ -49,7 +49,7 @@ namespace mish {
 /// corrections are about as large.
 ///
 /// Largest errors on the CPU, where e^x is normal (x > -87.3, in double -708.3; below, all of f may
-/// be lost, 7.3e-37): float 2.47 ULP (x = -3.24085), 16 bits 0.50 ULP, double 2.6 ULP
+/// be lost; float 7.3e-37): float 2.47 ULP (x = -3.24085), 16 bits 0.50 ULP, double 2.6 ULP
 /// (x = -0.599599).
 template <class A>
 MISH_INLINE typename A::V value(typename A::V x) {

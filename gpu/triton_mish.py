@@ -13,7 +13,9 @@ BLOCK = 1024
 @triton.jit  # type: ignore[untyped-decorator]
 def _forward(x_pointer, out_pointer, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    x = tl.load(x_pointer + place, mask=place < count).to(tl.float32)
+    x = tl.load(x_pointer + place, mask=place < count)
+    if x.dtype != tl.float64:
+        x = x.to(tl.float32)
     e = tl.exp(tl.minimum(x, 20.0))
     p = e * (e + 2)
     result = x * (p / (p + 2))
@@ -23,8 +25,12 @@ def _forward(x_pointer, out_pointer, count, BLOCK: tl.constexpr):  # type: ignor
 @triton.jit  # type: ignore[untyped-decorator]
 def _backward(g_pointer, x_pointer, out_pointer, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    g = tl.load(g_pointer + place, mask=place < count).to(tl.float32)
-    x = tl.minimum(tl.load(x_pointer + place, mask=place < count).to(tl.float32), 20.0)
+    g = tl.load(g_pointer + place, mask=place < count)
+    x = tl.load(x_pointer + place, mask=place < count)
+    if x.dtype != tl.float64:
+        g = g.to(tl.float32)
+        x = x.to(tl.float32)
+    x = tl.minimum(x, 20.0)
     e = tl.exp(x)
     r = 1 / (e * (e + 2) + 2)
     result = g * (e * r) * (e + 2 + 4 * x * (e + 1) * r)
@@ -32,14 +38,14 @@ def _backward(g_pointer, x_pointer, out_pointer, count, BLOCK: tl.constexpr):  #
 
 
 def forward(x: Tensor) -> Tensor:
-    """Mish of a dense tensor, computed in float32."""
+    """Mish of a dense tensor, computed in float32, float64 in its own type."""
     out = torch.empty_like(x)
     _forward[(triton.cdiv(x.numel(), BLOCK),)](x, out, x.numel(), BLOCK)
     return out
 
 
 def backward(grad_output: Tensor, x: Tensor) -> Tensor:
-    """grad_output f'(x) of dense tensors, computed in float32."""
+    """grad_output f'(x) of dense tensors, computed in float32, float64 in its own type."""
     out = torch.empty_like(x)
     _backward[(triton.cdiv(x.numel(), BLOCK),)](grad_output, x, out, x.numel(), BLOCK)
     return out

@@ -63,7 +63,7 @@ def test_a_step_that_fails_is_written_down(tmp_path: Path) -> None:
         raise RuntimeError("no such kernel")
 
     def missing() -> str:
-        raise FileNotFoundError("no such tool")
+        raise cli.Missing("no such tool")
 
     steps = [cli.attempt("a", broken), cli.attempt("b", missing), cli.attempt("c", lambda: "fine")]
     assert [step.outcome for step in steps] == ["FAILED", "not run", "ok"]

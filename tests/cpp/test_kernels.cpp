@@ -70,7 +70,7 @@ Bound bound(const Case& c, long double x) {
       if (x >= -3 && x < 0) return absolute(1.2e-7L, 4e-16L);
       return ulp(x < 0 ? 6 : 4, 8);
     case Op::kDoubleBackward:  // f'' crosses zero on both sides of 0
-      return x < -3 ? ulp(11, 11) : absolute(4e-7L, 1e-15L);
+      return x < -3 ? ulp(12, 12) : absolute(4e-7L, 1e-15L);
   }
   return {0, 0};
 }
