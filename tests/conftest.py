@@ -68,6 +68,12 @@ EAGER_PATH = Path(
 )
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Every run draws the same numbers."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request: pytest.FixtureRequest) -> str:
     if request.param == "cuda" and not torch.cuda.is_available():

@@ -225,8 +225,8 @@ def test_16_bit_gradients_are_rounded_once(
     product = torch.stack([f.cpu().double() for f in factors]).prod(0)
     correct = product * reference.mish(x, len(operands))
     _, absolute = reference.error(result, (correct, torch.zeros_like(correct)))
-    # Half an ULP for the rounding, and what the float's own error adds: near the zeros of f' and f''
-    # that is absolute, times the largest factors.
+    # Half an ULP for the rounding, and what the float's own error adds: near the zeros of f' and
+    # f'' that is absolute, times the largest factors.
     assert (absolute <= 0.51 * reference.spacing(correct, half) + 4 * 4e-7).all()
 
 
