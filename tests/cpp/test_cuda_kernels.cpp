@@ -1,6 +1,6 @@
 // The CUDA kernels themselves, bodies, indexing and launches, on the host: host_cuda/ stands in for
 // the CUDA headers and runs every thread of every block. Each element is written, and nothing else;
-// values keep their bounds in the worst case that the approximate instructions are allowed.
+// values keep their bounds in the worst case assumed of the approximate instructions.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -221,7 +221,7 @@ void test_divisor() {
   }
 }
 
-/// How far f, f' or f'' may be off in the worst permitted case: in ULP, or absolutely.
+/// How far f, f' or f'' may be off in the worst assumed case: in ULP, or absolutely.
 struct Bound {
   long double ulp, absolute;
 };
@@ -244,7 +244,7 @@ Bound bound(const Case& c, long double x) {
 }
 
 /// All 16-bit numbers, or random patterns and where Mish bends; every corner of what ex2.approx and
-/// rcp.approx may return.
+/// rcp.approx are assumed to return.
 void test_values(const Case& c) {
   std::vector<uint64_t> x;
   if (c.format.size == 2) {
@@ -296,7 +296,7 @@ void test_values(const Case& c) {
     }
   }
   ptx::ex2_error = ptx::rcp_error = 0;
-  std::printf("%s: at most %.2Lf ULP in the worst permitted case\n", c.name().c_str(), most);
+  std::printf("%s: at most %.2Lf ULP in the worst assumed case\n", c.name().c_str(), most);
 }
 
 }  // namespace
