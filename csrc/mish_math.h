@@ -25,7 +25,7 @@
 //
 // The errors that stand above each function are those that `make accuracy` finds on the CPU: in
 // float and 16 bits over all inputs, in double over some 10^7 (docs/numerics.md). On the GPU they
-// are bounded by tests/cpp/test_cuda_kernels.cpp, under the errors it assumes of the hardware.
+// are bounded by tests/cpp/test_cuda_kernels.cpp, under every error that the PTX ISA permits.
 //
 // Limits, for every arithmetic: f(-inf) = -0, f(+inf) = +inf, f(+-0) = +-0; f'(-inf) = 0,
 // f'(+inf) = 1; f''(+-inf) = 0; NaN gives NaN.

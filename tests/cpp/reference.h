@@ -92,6 +92,11 @@ class Memory {
     std::memcpy(&bits, at(i), size_);
     return bits;
   }
+  /// Takes `count` elements from the same places of `from`, `first` and those behind it.
+  void copy(Memory& from, int64_t first, int64_t count) {
+    std::memcpy(at(first), from.at(first), count * size_);
+  }
+  bool operator==(const Memory& other) const { return bytes_ == other.bytes_; }
   int64_t count() const { return static_cast<int64_t>(bytes_.size()) / size_; }
 
  private:

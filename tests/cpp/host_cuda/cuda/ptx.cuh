@@ -1,5 +1,5 @@
-// A model of the approximate instructions in place of csrc/cuda/ptx.cuh: exact, or off by as much
-// as is assumed of the hardware, in a direction that the test chooses.
+// A model of the approximate instructions in place of csrc/cuda/ptx.cuh: correctly rounded, or off
+// by as much as the PTX ISA permits, in a direction that the test chooses.
 #pragma once
 
 #include <cmath>
@@ -21,10 +21,11 @@ inline float approximate(double exact, int ulps) {
   return std::fabs(nearest) < 0x1p-126f ? std::copysign(0.0f, nearest) : result;
 }
 
-/// Within 2 ULP: assumed, not checked against the PTX ISA. 2^-22 would be up to 4 ULP.
+/// "The maximum ulp error is 2 ulp from correctly rounded result" (PTX ISA 9.1, section 9.7.3.21).
 inline float ex2(float x) { return approximate(std::exp2(static_cast<double>(x)), 2 * ex2_error); }
 
-/// Within 1 ULP: assumed, not checked against the PTX ISA.
+/// "The maximum ulp error is 1" (PTX ISA 9.1, section 9.7.3.13). Counted here from the correctly
+/// rounded result, so up to 1.5 from the exact one.
 inline float rcp(float x) {
   if (std::fabs(x) < 0x1p-126f) return std::copysign(INFINITY, x);
   return approximate(1 / static_cast<double>(x), rcp_error);
