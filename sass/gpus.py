@@ -20,7 +20,7 @@ _MUFU = 16
 
 @dataclass(frozen=True)
 class Gpu:
-    """A row of gpus.csv; `fp64_per_clock` is from the same table of the Programming Guide."""
+    """A row of gpus.csv; `fp64_per_clock` counts multiply-adds of an SM."""
 
     name: str
     arch: str
