@@ -1,127 +1,146 @@
-"""From what was measured to a page: claims, a Markdown summary and plots."""
+"""The summary in Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import matplotlib
+from benchmarks.cells import DTYPES
+from benchmarks.environment import Environment
+from benchmarks.results import Result, Timing
+from gpu.claims import LARGE, Verdict
+from gpu.grid import Found
+from gpu.providers import DIRECTIONS, NAMES
+from gpu.steps import Outcome
+from gpu.timing import MOST_CALLS
 
-from benchmarks.cells import DTYPES, Direction
-from benchmarks.results import Result
+if TYPE_CHECKING:  # it needs numpy, which a machine without the accuracy step need not have
+    from accuracy.verdicts import Verdict as ErrorVerdict
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-LARGE = 2**24  # elements from which memory alone decides
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A ratio of median times, `over` / `under`, that should be at least `bound`."""
-
-    over: str
-    under: str
-    direction: Direction
-    dtype: str
-    bound: float
+SPEED_NOTES = f"""\
+Medians of graph replays; the providers take turns. GB/s counts 2 tensors forward and 3 backward,
+also for peers that move more. In place of a backward, relu is `threshold_backward`, copy is
+`torch.add(g, x, out=out)` and naive the formula in eager calls. A graph goes through at most
+{MOST_CALLS} sets of buffers, so that below some 100,000 elements they stay in the L2 cache: these
+figures are of the cache, not of memory."""
 
 
-DIRECTIONS: tuple[Direction, ...] = ("forward", "backward")
-CLAIMS = (
-    *(
-        Claim(peer, "mish_cuda", direction, dtype, bound)
-        for direction in DIRECTIONS
-        for dtype in ("fp32", "fp16", "bf16")
-        for peer, bound in (("relu", 1.0), ("copy", 0.97))
-    ),
-    *(
-        Claim("F.mish", "mish_cuda", direction, dtype, bound)
-        for dtype, bounds in (
-            ("fp32", (1.0, 1.0)),
-            ("fp16", (1.8, 1.9)),
-            ("bf16", (1.8, 1.9)),
-            ("fp64", (2.0, 2.0)),
-        )
-        for direction, bound in zip(DIRECTIONS, bounds, strict=True)
-    ),
-)
-
-
-def medians(results: Iterable[Result]) -> dict[tuple[str, str, str, int], float]:
-    """Seconds by provider, direction, dtype and number of elements."""
-    return {
-        (r.cell.provider, r.cell.direction, r.cell.dtype, r.cell.numel): r.timing.median
-        for r in results
-    }
-
-
-def judge(results: Sequence[Result]) -> list[tuple[Claim, float | None]]:
-    """Each claim with its worst ratio over the large sizes, None if nothing was measured."""
-    times = medians(results)
-    sizes = sorted({size for *_, size in times if size >= LARGE})
-    verdicts: list[tuple[Claim, float | None]] = []
-    for claim in CLAIMS:
-        over, under = (
-            [times.get((provider, claim.direction, claim.dtype, size)) for size in sizes]
-            for provider in (claim.over, claim.under)
-        )
-        ratios = [a / b for a, b in zip(over, under, strict=True) if a and b]
-        verdicts.append((claim, min(ratios, default=None)))
-    return verdicts
-
-
-def claims_markdown(results: Sequence[Result]) -> str:
-    """The claims as a table."""
+def summary(facts: Environment, steps: Sequence[tuple[str, Outcome, float]]) -> str:
+    """The whole page: what each step came to in how many seconds, and their sections."""
     lines = [
-        f"| time of / time of, {LARGE:,} elements and more | required | worst | ok |",
-        "| --- | ---: | ---: | --- |",
+        (name, step.word, " ".join(step.detail.replace("|", "/").split()), f"{seconds:.0f}")
+        for name, step, seconds in steps
     ]
-    for claim, ratio in judge(results):
-        name = f"{claim.direction} {claim.dtype}: {claim.over} / {claim.under}"
-        worst = "not measured" if ratio is None else f"{ratio:.3f}"
-        ok = "" if ratio is None else "yes" if ratio >= claim.bound else "NO"
-        lines.append(f"| {name} | {claim.bound:g} | {worst} | {ok} |")
-    return "\n".join(lines)
+    parts = [
+        f"# {facts.device}",
+        f"{facts.summary()}. Made by `python -m gpu`.",
+        _table(("step", "outcome", "", "s"), lines, left=3),
+        *(step.section for _, step, _ in steps if step.section),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
-def accuracy_markdown(rows: Sequence[dict[str, object]]) -> str:
-    """The errors as a table."""
-    if not rows:
-        return "Not measured."
-    columns = list(rows[0])
-    lines = ["| " + " | ".join(columns) + " |", "| " + " --- |" * len(columns)]
-    for row in rows:
-        cells = (f"{v:.4g}" if isinstance(v, float) else f"{v}" for v in row.values())
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def speed(found: Found, verdicts: Iterable[Verdict]) -> str:
+    """Claims, figures of the large sizes, what failed and what was not reached."""
+    parts = ["## Speed", _claims(verdicts), SPEED_NOTES, *_figures(found.results)]
+    if found.failures:
+        cells = [
+            (f.cell.provider, f.cell.direction, f.cell.dtype, f"{f.cell.numel:,}", f.reason)
+            for f in found.failures
+        ]
+        header = ("provider", "direction", "dtype", "elements", "error")
+        parts += [
+            "Not measured, and but for want of memory not tried again:",
+            _table(header, cells),
+        ]
+    if found.unreached:
+        parts.append(f"Not reached before time was up: {'; '.join(found.unreached)}.")
+    return "\n\n".join(parts)
 
 
-def plot(results: Sequence[Result], folder: Path) -> list[str]:
-    """GB/s over size, a picture for each direction and dtype; the names of the files."""
-    names = []
+def _claims(verdicts: Iterable[Verdict]) -> str:
+    lines = []
+    for v in verdicts:
+        worst = "not measured" if v.ratio is None else f"{v.ratio:.3f}"
+        ok = "" if v.ratio is None else "NO" if v.broken else "yes"
+        lines.append((str(v.claim), f"{v.claim.bound:g}", worst, ok))
+    return _table(
+        (f"time / time, {LARGE:,} elements and more", "required", "worst", "ok"), lines, 1
+    )
+
+
+def _figures(results: Sequence[Result]) -> list[str]:
+    """One table for each direction and dtype."""
+    parts = []
     for direction in DIRECTIONS:
         for dtype in DTYPES:
-            chosen = [r for r in results if r.cell.direction == direction and r.cell.dtype == dtype]
-            if not chosen:
-                continue
-            figure, axes = plt.subplots(figsize=(7, 4.5))
-            for provider in dict.fromkeys(r.cell.provider for r in chosen):
-                line = sorted(
-                    (r.cell.numel, r.gigabytes_per_second)
-                    for r in chosen
-                    if r.cell.provider == provider
-                )
-                style = {"copy": "k--"}.get(provider, "o-" if provider == "mish_cuda" else ".-")
-                axes.plot(*zip(*line, strict=True), style, label=provider)
-            axes.set(xscale="log", xlabel="elements", ylabel="GB/s", title=f"{direction}, {dtype}")
-            axes.set_xscale("log", base=2)
-            axes.set_ylim(bottom=0)
-            axes.grid(alpha=0.3)
-            axes.legend(fontsize="small")
-            name = f"{direction}-{dtype}.png"
-            figure.savefig(folder / name, dpi=110, bbox_inches="tight")
-            plt.close(figure)
-            names.append(name)
-    return names
+            times = {
+                (r.cell.numel, r.cell.provider): r
+                for r in results
+                if (r.cell.direction, r.cell.dtype) == (direction, dtype) and r.cell.numel >= LARGE
+            }
+            lines = [
+                (f"{size:,}", name, *_ratios(times, size, name))
+                for size in sorted({size for size, _ in times})
+                for name in NAMES
+                if (size, name) in times
+            ]
+            if lines:
+                header = ("elements", "provider", "ms", "GB/s", "of copy", "over F.mish")
+                parts += [f"### {direction.capitalize()}, {dtype}", _table(header, lines, 2)]
+    return parts
+
+
+def _ratios(times: Mapping[tuple[int, str], Result], size: int, name: str) -> tuple[str, ...]:
+    seconds = times[size, name].timing.median
+    copy, native = (times.get((size, other)) for other in ("copy", "F.mish"))
+    return (
+        f"{1e3 * seconds:.4g}",
+        f"{times[size, name].gigabytes_per_second:.0f}",
+        f"{copy.timing.median / seconds:.1%}" if copy else "",
+        f"{native.timing.median / seconds:.2f}x" if native else "",
+    )
+
+
+def launch(times: Mapping[tuple[str, str], Timing]) -> str:
+    """What a call costs."""
+    lines = [
+        (direction, provider, *(f"{1e6 * value:.2f}" for value in (t.median, t.p20, t.p80)))
+        for (direction, provider), t in times.items()
+    ]
+    header = ("direction", "provider", "µs, median", "p20", "p80")
+    return f"## Launch cost\n\nOf a call on one element.\n\n{_table(header, lines, 2)}"
+
+
+def errors(verdicts: Iterable[ErrorVerdict]) -> str:
+    """The largest error in each region, of ours and of torch's."""
+    lines = []
+    for v in verdicts:
+        bound, found = v.region.bound, v.errors
+        if bound.correct is not None:
+            error, at = "", math.nan
+        elif bound.ulp is not None:
+            error, at = f"{found.ulp:.3g} ULP", found.ulp_at
+        else:
+            error, at = f"{found.absolute:.3g}", found.absolute_at
+        lines.append(
+            (
+                *(v.function, v.dtype, f"{v.region.low:g} to {v.region.high:g}", v.path),
+                str(bound) if v.required else "",
+                *(error, "" if math.isnan(at) else f"{at:.6g}"),
+                # Never 100 % where one is missing.
+                f"{math.floor(1e4 * found.correct / found.tried) / 1e4:.2%}",
+                ("yes" if v.ok else "NO") if v.required else "",
+            )
+        )
+    header = ("function", "dtype", "x", "provider", "required", "error", "at", "right", "ok")
+    note = "Bounds and columns as in docs/numerics.md; judged by float64 on the device."
+    return f"## Accuracy\n\n{note}\n\n{_table(header, lines, 5)}"
+
+
+def _table(header: Sequence[str], lines: Iterable[Sequence[str]], left: int | None = None) -> str:
+    """Columns from `left` on are flush right."""
+    left = len(header) if left is None else left
+    rule = ["---" if column < left else "---:" for column in range(len(header))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *lines))

@@ -1,77 +1,125 @@
 """Timing on CUDA: graphs of many calls, replayed between events.
 
 A graph leaves out what a launch costs the processor. Its calls go from one set of buffers to the
-next; together they are larger than the L2 cache, so that each call meets memory, not cache.
+next, operands and results; together these are larger than the L2 cache, so that each call meets
+memory, not cache.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 
 from benchmarks.cells import Cell
 from benchmarks.providers import Inputs, make_inputs
-from benchmarks.results import Result
+from benchmarks.results import Result, Timing
 from benchmarks.timing import quantiles
 from gpu.providers import call
+from gpu.steps import describe
 
 CACHES = 3  # the buffers' size over that of the L2 cache
-MOST_CALLS = 256  # in a graph: below some 100,000 elements the cache is not left
-ROUNDS = 3
-SAMPLES = 5  # in a round
-SAMPLE_SECONDS = 4e-3
+MOST_CALLS = 256  # in a rotation: below some 100,000 elements the cache is not left
+GRAPH_BYTES = 16e9  # 2 ms at 8 TB/s: beside it the gap between two replays is nothing
+ROUNDS = 7
+SAMPLE_SECONDS = 2e-3
+
+Key = TypeVar("Key")
+Sampler = Callable[[], float]  # seconds of one call
 
 
-def calls_per_graph(bytes_per_call: int, cache_bytes: int) -> int:
-    """How many calls touch `CACHES` times the cache, within bounds."""
+@dataclass(frozen=True)
+class Failure:
+    """Why a cell has no time."""
+
+    cell: Cell
+    reason: str
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether a smaller cell may do."""
+        return self.reason.startswith(torch.OutOfMemoryError.__name__)
+
+
+def buffers(bytes_per_call: int, cache_bytes: int) -> int:
+    """How many sets of operands hold `CACHES` times the cache, within bounds."""
     return max(2, min(MOST_CALLS, math.ceil(CACHES * cache_bytes / bytes_per_call)))
 
 
-def measure(cells: Sequence[Cell], device: str) -> list[Result]:
-    """Time cells of one dtype, shape and direction in `ROUNDS` turns.
+def calls_per_graph(bytes_per_call: int, sets: int) -> int:
+    """Whole rotations through the sets: `GRAPH_BYTES`, or of small calls `MOST_CALLS`."""
+    wanted = min(MOST_CALLS, math.ceil(GRAPH_BYTES / bytes_per_call))
+    return sets * math.ceil(wanted / sets)
 
-    A cell for which memory is short is left out.
-    """
-    cache = torch.cuda.get_device_properties(device).L2_cache_size
-    calls = calls_per_graph(cells[0].bytes, cache)
+
+def measure(cells: Sequence[Cell], device: str) -> tuple[list[Result], list[Failure]]:
+    """Time cells of one dtype, shape and direction. One that fails leaves the others be."""
+    size = cells[0].bytes
+    sets = buffers(size, torch.cuda.get_device_properties(device).L2_cache_size)
     try:
-        inputs = [make_inputs(cells[0], device, seed) for seed in range(calls)]
-    except torch.cuda.OutOfMemoryError:
-        return []
-    times: dict[Cell, list[float]] = {cell: [] for cell in cells}
-    for _ in range(ROUNDS):
-        for cell in cells:
+        inputs = [make_inputs(cells[0], device, seed) for seed in range(sets)]
+    except Exception as error:
+        return [], [Failure(cell, describe(error)) for cell in cells]
+    # One pool for all graphs: each may overwrite what another left, since nobody reads results.
+    pool = torch.cuda.graph_pool_handle()
+    calls = calls_per_graph(size, sets)
+    times, failures = interleave(cells, lambda cell: _capture(cell, inputs, calls, device, pool))
+    return (
+        [Result("gpu", cell, timing) for cell, timing in times.items()],
+        [Failure(cell, reason) for cell, reason in failures.items()],
+    )
+
+
+def interleave(
+    keys: Sequence[Key], prepare: Callable[[Key], Sampler], rounds: int = ROUNDS
+) -> tuple[dict[Key, Timing], dict[Key, str]]:
+    """Samples each key once per round, in a random order, so that a slow spell of the machine hits
+    them all and nobody always has the same forerunner. What raises is out, with its error."""
+    samplers: dict[Key, Sampler] = {}
+    times: dict[Key, list[float]] = {key: [] for key in keys}
+    failed: dict[Key, str] = {}
+    shuffle = random.Random(0).shuffle
+    for _ in range(rounds):
+        order = [key for key in keys if key not in failed]
+        shuffle(order)
+        for key in order:
             try:
-                times[cell] += _time(cell, inputs, device)
-            except torch.cuda.OutOfMemoryError:
-                times[cell].clear()
-            torch.cuda.empty_cache()
-    return [Result("gpu", cell, quantiles(taken)) for cell, taken in times.items() if taken]
+                if key not in samplers:
+                    samplers[key] = prepare(key)
+                times[key].append(samplers[key]())
+            except Exception as error:
+                failed[key] = describe(error)
+                samplers.pop(key, None)
+    return {key: quantiles(times[key]) for key in keys if key not in failed}, failed
 
 
-def _time(cell: Cell, inputs: Sequence[Inputs], device: str) -> list[float]:
-    """Seconds of one call, `SAMPLES` times."""
-
-    def run() -> list[Any]:
-        return [call(cell, one) for one in inputs]
-
+def _capture(cell: Cell, inputs: Sequence[Inputs], calls: int, device: str, pool: Any) -> Sampler:
+    """A graph of so many calls, and how to take a sample of it."""
     # As torch asks: the first calls on another stream, since they may allocate or compile.
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        run()
+        call(cell, inputs[0])
     torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        kept = run()  # each call has a result of its own, in memory of its own
-    seconds = elapsed(graph.replay, 1)
-    replays = max(1, math.ceil(SAMPLE_SECONDS / seconds))
-    samples = [elapsed(graph.replay, replays) / (replays * len(inputs)) for _ in range(SAMPLES)]
-    del kept
-    return samples
+    with torch.cuda.graph(graph, pool=pool):
+        rotate(lambda one: call(cell, one), inputs, calls)
+    replays = math.ceil(SAMPLE_SECONDS / elapsed(graph.replay, 1))
+    return lambda: elapsed(graph.replay, replays) / (replays * calls)
+
+
+def rotate(function: Callable[[Inputs], Any], inputs: Sequence[Inputs], calls: int) -> None:
+    """Calls on one set after the other. As many results are alive as there are sets: fewer would
+    let their memory stay in the cache, more would not fit at the largest sizes."""
+    alive: deque[Any] = deque(maxlen=len(inputs))
+    for one in itertools.islice(itertools.cycle(inputs), calls):
+        alive.append(function(one))
 
 
 def elapsed(function: Callable[[], Any], times: int) -> float:
@@ -84,10 +132,3 @@ def elapsed(function: Callable[[], Any], times: int) -> float:
     end.record()
     end.synchronize()
     return float(start.elapsed_time(end)) / 1e3
-
-
-def launch_seconds(function: Callable[[], Any], times: int = 2000) -> float:
-    """What one call on a tiny tensor costs, launch included: the queue is never full."""
-    torch.cuda.synchronize()
-    samples = [elapsed(function, times) / times for _ in range(SAMPLES)]
-    return quantiles(samples).median
