@@ -101,7 +101,7 @@ def public(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """The public functions and layers, as with the extension and as without it."""
     if request.param == "eager":
         names = {"_mish": eager.mish, "_mish_": eager.mish_, "_mish_out": eager.mish_out}
-        for name, value in {**names, "_traceable": eager}.items():
+        for name, value in {**names, "_ops": torch.ops.aten}.items():
             monkeypatch.setattr(functional, name, value)
     elif C is None:
         pytest.skip(f"no compiled ops: {REASON}")

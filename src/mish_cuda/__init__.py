@@ -5,7 +5,15 @@ right at the limits. ``MishCuda``, ``MishCudaFunction``, ``mish_forward`` and ``
 the names of the old mish-cuda package.
 """
 
-from .functional import MishCudaFunction, backend, mish, mish_, mish_backward, mish_forward
+from .functional import (
+    MishCudaFunction,
+    backend,
+    compile_with,
+    mish,
+    mish_,
+    mish_backward,
+    mish_forward,
+)
 from .modules import Mish, MishCuda
 
 __version__ = "0.1.0"
@@ -16,6 +24,7 @@ __all__ = [
     "MishCudaFunction",
     "__version__",
     "backend",
+    "compile_with",
     "mish",
     "mish_",
     "mish_backward",

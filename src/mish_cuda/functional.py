@@ -1,7 +1,8 @@
-"""``mish`` and its relatives: which implementation runs is decided here, once, at import.
+"""``mish`` and its relatives: which implementation runs is decided here.
 
 With the compiled extension every call goes through torch's dispatcher, which picks the CPU or the
-CUDA kernel, or ``eager`` for any other device. Without it, ``eager`` serves all.
+CUDA kernel, or ``eager`` for any other device. Without it, ``eager`` serves all. A compiler that
+traces ``mish`` is handed what it makes the most of: ``compile_with``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_exporting
 from torch.overrides import (
     handle_torch_function,
     has_torch_function_unary,
@@ -18,20 +19,58 @@ from torch.overrides import (
 )
 
 from . import eager
-from ._extension import C
+from ._extension import REASON, C
 
-_traceable: Any  # what a compiler can see through: the ops
 if C is None:
     _mish, _mish_, _mish_out = eager.mish, eager.mish_, eager.mish_out
-    _traceable = eager
+    _ops = torch.ops.aten  # torch's own Mish, where only the name of an op will do
 else:
     from . import _registration  # noqa: F401
 
     _mish, _mish_, _mish_out = C.mish, C.mish_, C.mish_out
-    _traceable = torch.ops.mish_cuda
+    _ops = torch.ops.mish_cuda
+
+_compiles_with = "decomposition"
 
 
-def mish(input: Tensor, inplace: bool = False, *, out: Tensor | None = None) -> Tensor:
+def compile_with(implementation: str) -> None:
+    """Choose what ``torch.compile`` and ``torch.export`` make of ``mish``, from now on.
+
+    Nothing else is affected: outside of them the kernels run. Functions compiled before are
+    compiled again at their next call; exported programs stay as they are.
+
+    Args:
+        implementation: ``"decomposition"``, the default: the formula with its own backward, which
+            the compiler fuses with what stands before and behind it; programs exported hold
+            ``aten.mish``, and so one ``Mish`` node in ONNX. Or ``"kernel"``: the library's op,
+            which the compiler calls as it is; a program exported with it needs this library
+            where it runs.
+
+    Raises:
+        ValueError: another name.
+        RuntimeError: ``"kernel"`` without the compiled extension.
+    """
+    global _compiles_with
+    if implementation not in ("decomposition", "kernel"):
+        raise ValueError(
+            f"compile_with: expected 'decomposition' or 'kernel', got {implementation!r}."
+        )
+    if implementation == "kernel" and C is None:
+        raise RuntimeError(
+            f"compile_with: expected the compiled extension for 'kernel', but {REASON}. "
+            "Build it (see README.md), or stay with 'decomposition'."
+        )
+    _compiles_with = implementation
+
+
+def _traced() -> Any:
+    """Where a compiler finds ``mish``, ``mish_`` and ``mish_backward``."""
+    if _compiles_with == "kernel":
+        return _ops
+    return torch.ops.aten if is_exporting() else eager
+
+
+def mish(input: Tensor, inplace: bool = False, out: Tensor | None = None) -> Tensor:
     """Mish, ``x * tanh(softplus(x))``, elementwise.
 
     Differs from ``torch.nn.functional.mish`` in its limits: mish(-inf) = -0, with slope 0;
@@ -52,6 +91,10 @@ def mish(input: Tensor, inplace: bool = False, *, out: Tensor | None = None) -> 
         RuntimeError: ``out`` of another dtype or device; writing to overlapping memory, or in
             place to a leaf that requires grad; both ``inplace`` and ``out``.
     """
+    if torch.jit.is_scripting():
+        if out is not None:
+            return _ops.mish(input, out=out)  # type: ignore[no-any-return]
+        return _ops.mish_(input) if inplace else _ops.mish(input)  # type: ignore[no-any-return]
     if has_torch_function_unary(input):
         return handle_torch_function(mish, (input,), input, inplace=inplace, out=out)  # type: ignore[no-any-return]
     if out is not None:
@@ -59,16 +102,18 @@ def mish(input: Tensor, inplace: bool = False, *, out: Tensor | None = None) -> 
     if inplace:
         return mish_(input)
     if is_compiling():
-        return _traceable.mish(input)  # type: ignore[no-any-return]
+        return _traced().mish(input)  # type: ignore[no-any-return]
     return _mish(input)
 
 
 def mish_(input: Tensor) -> Tensor:
     """``mish`` in place: overwrites ``input`` and returns it."""
+    if torch.jit.is_scripting():
+        return _ops.mish_(input)  # type: ignore[no-any-return]
     if has_torch_function_unary(input):
         return handle_torch_function(mish_, (input,), input)  # type: ignore[no-any-return]
     if is_compiling():
-        return _traceable.mish_(input)  # type: ignore[no-any-return]
+        return _traced().mish_(input)  # type: ignore[no-any-return]
     return _mish_(input)
 
 
@@ -78,7 +123,7 @@ def _write(input: Tensor, inplace: bool, out: Tensor) -> Tensor:
     if has_torch_function_variadic(input, out):
         return handle_torch_function(mish, (input, out), input, out=out)  # type: ignore[no-any-return]
     if is_compiling():
-        return _traceable.mish(input, out=out)  # type: ignore[no-any-return]
+        return _traced().mish(input, out=out)  # type: ignore[no-any-return]
     return _mish_out(input, out)
 
 
@@ -105,7 +150,7 @@ def mish_backward(input: Tensor, grad_out: Tensor) -> Tensor:
         RuntimeError: ``grad_out`` of another shape, dtype or device than ``input``.
     """
     if is_compiling():
-        return _traceable.mish_backward(grad_out, input)  # type: ignore[no-any-return]
+        return _traced().mish_backward(grad_out, input)  # type: ignore[no-any-return]
     if C is None:
         return eager.mish_backward(grad_out, input)
     return C.mish_backward(input, grad_out)  # type: ignore[no-any-return]

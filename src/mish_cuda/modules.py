@@ -19,7 +19,8 @@ class Mish(nn.Module):
 
     __module__ = "mish_cuda"  # pickles name the public path
 
-    inplace: bool = False  # for instances pickled before it was an attribute
+    # For instances pickled before it was an attribute. torch.jit.script reads no annotation here.
+    inplace = False
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
