@@ -42,6 +42,12 @@ KERNEL_DIRECTIONS: tuple[Direction, ...] = ("forward", "backward", "forward+back
 KERNEL_PROVIDERS = ("mish_cuda", "F.mish", "naive", "F.silu", "relu", "copy")
 KERNEL_SIZES = (1, 16, 512, 4096, 65_536, 2**20, 2**24)
 
+# torch.compile of each alone, and between neighbours that it can be fused with.
+COMPILED = ("F.mish", "decomposition", "kernel")
+SURROUNDINGS = ("f(x)", "f(2x) + 1", "relu(f(2x + 1) / 2 + x) x")
+COMPILED_SIZES = (2**20, 2**24)
+COMPILED_DTYPES = ("fp32", "bf16")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -71,7 +77,7 @@ class Cell:
 class Group:
     """Cells timed in turn, round after round, so that a slow spell of the machine hits them all."""
 
-    suite: Literal["kernels", "claims"]
+    suite: Literal["kernels", "compiled", "claims"]
     cells: tuple[Cell, ...]
     min_rounds: int = 3
 
@@ -90,4 +96,25 @@ def kernel_groups(sizes: Iterable[int], dtypes: Iterable[str], threads: int) -> 
         for size in sizes
         for dtype in dtypes
         for direction in KERNEL_DIRECTIONS
+    ]
+
+
+def compiled_provider(name: str, surrounding: str = SURROUNDINGS[0]) -> str:
+    """The provider that is torch.compile of `name` in a surrounding."""
+    return f"compiled {name} in {surrounding}"
+
+
+def compiled_groups() -> list[Group]:
+    """What torch.compile makes of F.mish and of ours, by either way of ``compile_with``."""
+    return [
+        Group(
+            "compiled",
+            tuple(
+                Cell(compiled_provider(name, surrounding), "forward+backward", dtype, (size,))
+                for name in COMPILED
+            ),
+        )
+        for size in COMPILED_SIZES
+        for dtype in COMPILED_DTYPES
+        for surrounding in SURROUNDINGS
     ]

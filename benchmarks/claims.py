@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.cells import DTYPES, Cell, Direction, Group
+from benchmarks.cells import COMPILED_DTYPES, DTYPES, Cell, Direction, Group, compiled_provider
 from benchmarks.results import Result
 
 
@@ -168,6 +168,23 @@ def _strided(title: str, bases: dict[str, tuple[int, ...]]) -> Claim:
     )
 
 
+_COMPILED = Claim(
+    "1 M under torch.compile, forward+backward",
+    "F.mish / ours",
+    tuple(
+        Ratio(
+            dtype,
+            *(
+                Cell(compiled_provider(name), "forward+backward", dtype, (2**20,))
+                for name in ("F.mish", "decomposition")
+            ),
+        )
+        for dtype in COMPILED_DTYPES
+    ),
+    2,
+)
+
+
 # One thread where nothing else is said.
 CPU_CLAIMS: tuple[Claim, ...] = (
     _kernel("fp32", "forward", 10),
@@ -185,6 +202,7 @@ CPU_CLAIMS: tuple[Claim, ...] = (
     _copy_speed(threads=1),
     _copy_speed(threads=2),
     _SCALING,
+    _COMPILED,
     _strided("sliced", {"x[:, ::2]": (512, 512), "x[:, 1:-1]": (512, 514)}),
     _strided(
         "transposed",

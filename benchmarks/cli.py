@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import environment, results, tables
-from benchmarks.cells import DTYPES, KERNEL_SIZES, Group, kernel_groups
+from benchmarks.cells import DTYPES, KERNEL_SIZES, Group, compiled_groups, kernel_groups
 from benchmarks.claims import claim_groups, judge
 from benchmarks.timing import measure
 
@@ -50,8 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--only",
-        choices=("kernels", "claims"),
-        help="one of the two tables; claims are about the CPU (default: both)",
+        choices=("kernels", "compiled", "claims"),
+        help="one of the tables; claims are about the CPU (default: all)",
     )
     run.add_argument(
         "--sizes",
@@ -141,9 +141,11 @@ def _run(args: argparse.Namespace, command: str) -> int:
 
 def _groups(args: argparse.Namespace) -> list[Group]:
     groups = []
-    if args.only != "claims":
+    if args.only in (None, "kernels"):
         groups += kernel_groups(args.sizes, args.dtypes, args.threads)
-    if args.only != "kernels" and torch.device(args.device).type == "cpu":
+    if args.only in (None, "compiled"):
+        groups += compiled_groups()
+    if args.only in (None, "claims") and torch.device(args.device).type == "cpu":
         groups += claim_groups()
     return groups
 
@@ -178,7 +180,12 @@ def _table(args: argparse.Namespace) -> int:
     if not args.markdown:
         _print_rows(facts, rows, _console())
     elif facts is not None:
-        parts = (tables.kernel_markdown(rows), facts.summary(), tables.kernel_notes(rows))
+        parts = (
+            tables.kernel_markdown(rows),
+            tables.compiled_markdown(rows),
+            facts.summary(),
+            tables.kernel_notes(rows),
+        )
         print(*parts, sep="\n\n")
     return 0
 
@@ -198,6 +205,8 @@ def _print_rows(
         console.print(table)
     if kernels:
         console.print(tables.kernel_notes(rows), style="dim")
+    if compiled := tables.compiled_table(rows):
+        console.print(compiled)
     if verdicts := judge(rows):
         console.print(tables.claims_table(verdicts))
     console.print(facts.summary())

@@ -15,7 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mish_cuda
-from benchmarks.cells import DTYPES, LAYOUTS, Cell, Direction
+from benchmarks.cells import (
+    COMPILED,
+    DTYPES,
+    LAYOUTS,
+    SURROUNDINGS,
+    Cell,
+    Direction,
+    compiled_provider,
+)
 
 Function = Callable[..., Any]
 
@@ -107,7 +115,32 @@ def _copy_forward_backward(t: Inputs) -> Statement:
     return Statement("out.copy_(x); add(g, x, out=out)", names)
 
 
+def _kernel(x: Tensor) -> Tensor:
+    result: Tensor = torch.ops.mish_cuda.mish(x)  # as compile_with("kernel") has it traced
+    return result
+
+
+def _surrounded(function: Function, surrounding: str) -> Function:
+    if surrounding == "f(x)":
+        return lambda x: function(x)
+    if surrounding == "f(2x) + 1":
+        return lambda x: function(2 * x) + 1
+    return lambda x: torch.relu(function(2 * x + 1) / 2 + x) * x
+
+
+def _compiled(function: Function) -> Function:
+    """Compiled once for all sizes: sizes of their own would exceed what torch compiles anew."""
+    return torch.compile(function, dynamic=True, fullgraph=True)
+
+
 _RECIPES: dict[str, dict[Direction, Recipe]] = {
+    **{
+        compiled_provider(name, surrounding): {
+            "forward+backward": _forward_backward(_compiled(_surrounded(function, surrounding)))
+        }
+        for name, function in zip(COMPILED, (F.mish, mish_cuda.mish, _kernel), strict=True)
+        for surrounding in SURROUNDINGS
+    },
     "mish_cuda": {
         "forward": _forward(mish_cuda.mish),
         "forward out=": _forward_out(mish_cuda.mish),

@@ -7,7 +7,14 @@ from collections.abc import Iterable
 from rich import box
 from rich.table import Table
 
-from benchmarks.cells import KERNEL_DIRECTIONS, KERNEL_PROVIDERS, Direction
+from benchmarks.cells import (
+    COMPILED,
+    KERNEL_DIRECTIONS,
+    KERNEL_PROVIDERS,
+    SURROUNDINGS,
+    Direction,
+    compiled_provider,
+)
 from benchmarks.claims import Verdict
 from benchmarks.results import Result
 
@@ -69,6 +76,55 @@ def kernel_markdown(results: Iterable[Result]) -> str:
         ),
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+_COMPILED_HEADER = ("dtype", "size", "function", *COMPILED, "F.mish / decomposition")
+
+
+def compiled_table(results: Iterable[Result]) -> Table | None:
+    """torch.compile of F.mish and of ours, forward and backward; None if not measured."""
+    lines = _compiled_lines(results)
+    if not lines:
+        return None
+    table = Table(
+        title="torch.compile, forward+backward",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
+    for column, name in enumerate(_COMPILED_HEADER):
+        table.add_column(name.replace(" / ", "\n/ "), justify="right" if column > 2 else "left")
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def compiled_markdown(results: Iterable[Result]) -> str:
+    """The same for a README."""
+    rows = [_COMPILED_HEADER, tuple("---" for _ in _COMPILED_HEADER), *_compiled_lines(results)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _compiled_lines(results: Iterable[Result]) -> list[tuple[str, ...]]:
+    times = {
+        (r.cell.dtype, r.cell.numel, r.cell.provider): r.timing.median
+        for r in results
+        if r.suite == "compiled"
+    }
+    inputs = list(dict.fromkeys(key[:2] for key in times))
+    lines = []
+    for dtype, numel in inputs:
+        for surrounding in SURROUNDINGS:
+            taken = [
+                times.get((dtype, numel, compiled_provider(name, surrounding))) for name in COMPILED
+            ]
+            if None in taken:  # interrupted
+                continue
+            theirs, ours, kernel = (seconds for seconds in taken if seconds is not None)
+            columns = (format_seconds(seconds) for seconds in (theirs, ours, kernel))
+            size = format_size(numel)
+            lines.append((dtype, size, f"`{surrounding}`", *columns, f"{theirs / ours:.2f}x"))
+    return lines
 
 
 def kernel_notes(results: Iterable[Result]) -> str:
