@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling, is_exporting
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 from torch.overrides import (
     handle_torch_function,
     has_torch_function_unary,
@@ -91,7 +92,7 @@ def mish(input: Tensor, inplace: bool = False, out: Tensor | None = None) -> Ten
         RuntimeError: ``out`` of another dtype or device; writing to overlapping memory, or in
             place to a leaf that requires grad; both ``inplace`` and ``out``.
     """
-    if torch.jit.is_scripting():
+    if is_scripting():
         if out is not None:
             return _ops.mish(input, out=out)  # type: ignore[no-any-return]
         return _ops.mish_(input) if inplace else _ops.mish(input)  # type: ignore[no-any-return]
@@ -108,7 +109,7 @@ def mish(input: Tensor, inplace: bool = False, out: Tensor | None = None) -> Ten
 
 def mish_(input: Tensor) -> Tensor:
     """``mish`` in place: overwrites ``input`` and returns it."""
-    if torch.jit.is_scripting():
+    if is_scripting():
         return _ops.mish_(input)  # type: ignore[no-any-return]
     if has_torch_function_unary(input):
         return handle_torch_function(mish_, (input,), input)  # type: ignore[no-any-return]
