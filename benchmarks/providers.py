@@ -133,12 +133,14 @@ def _compiled(function: Function) -> Function:
     return torch.compile(function, dynamic=True, fullgraph=True)
 
 
+_COMPILED: tuple[Function, ...] = (F.mish, mish_cuda.mish, _kernel)  # as COMPILED names them
+
 _RECIPES: dict[str, dict[Direction, Recipe]] = {
     **{
         compiled_provider(name, surrounding): {
             "forward+backward": _forward_backward(_compiled(_surrounded(function, surrounding)))
         }
-        for name, function in zip(COMPILED, (F.mish, mish_cuda.mish, _kernel), strict=True)
+        for name, function in zip(COMPILED, _COMPILED, strict=True)
         for surrounding in SURROUNDINGS
     },
     "mish_cuda": {

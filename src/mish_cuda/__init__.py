@@ -15,6 +15,7 @@ from .functional import (
     mish_forward,
 )
 from .modules import Mish, MishCuda
+from .old_checkpoints import old_checkpoints
 
 __version__ = "0.1.0"
 
@@ -29,4 +30,5 @@ __all__ = [
     "mish_",
     "mish_backward",
     "mish_forward",
+    "old_checkpoints",
 ]

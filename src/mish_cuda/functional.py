@@ -26,7 +26,7 @@ if C is None:
     _mish, _mish_, _mish_out = eager.mish, eager.mish_, eager.mish_out
     _ops = torch.ops.aten  # torch's own Mish, where only the name of an op will do
 else:
-    from . import _registration  # noqa: F401
+    from . import _registration, _sharding  # noqa: F401
 
     _mish, _mish_, _mish_out = C.mish, C.mish_, C.mish_out
     _ops = torch.ops.mish_cuda

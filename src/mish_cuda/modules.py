@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.serialization import add_safe_globals
 
 from .functional import mish
 
@@ -40,3 +41,7 @@ class MishCuda(Mish):
     """
 
     __module__ = "mish_cuda"
+
+
+# They hold a flag and no code of their own: torch.load(..., weights_only=True) may build them.
+add_safe_globals([Mish, MishCuda])
