@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.abc
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -67,7 +68,15 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 
             def execute_and_register(module: ModuleType) -> None:
                 execute(module)
-                _register()
+                try:
+                    _register()
+                except Exception as error:  # an experimental interface; DTensor itself has loaded
+                    warnings.warn(
+                        f"mish_cuda has no sharding rules for DTensor with torch "
+                        f"{torch.__version__}: {error}",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
 
             spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec

@@ -19,8 +19,8 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
             model, (x,), dynamo=True, custom_translation_table=mish_cuda.onnx.translation_table()
         )
 
-    ``Mish`` is an operator of opset 18 and later. In-place calls are in the table by way of
-    ``mish``: exporting removes every write to memory before it translates.
+    ``Mish`` is an operator of opset 18 and later, for bfloat16 of 22 and later. In-place calls and
+    ``out=`` need no entries: exporting turns them into ``mish`` before it translates.
 
     Raises:
         ImportError: without the package onnxscript, which ``torch.onnx.export`` needs too.
