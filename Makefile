@@ -10,6 +10,8 @@ PYTHON ?= python3
 DEFAULT_TORCH := torch==2.13.0
 CUDA_TORCH := torch===2.11.0
 CUDA_VERSION := 13.0
+# The oldest supported torch, the one that CI tests with, and the newest published.
+MATRIX := 2.9.1 2.13.0 newest
 
 # Prints "own", "torch" or "bare": is it an environment of its own, does it have torch, or neither?
 KIND := $(shell $(PYTHON) -c 'import os, sys; from importlib.util import find_spec; \
@@ -30,7 +32,7 @@ BUILD_TOOLS := "setuptools>=64" wheel ninja cmake
 JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
 SOURCES := $(shell find csrc accuracy sass tests/cpp examples/cpp -name "*.h" -o -name "*.cpp" -o -name "*.cu" -o -name "*.cuh")
 
-.PHONY: help bench accuracy test lint format cpp-test test-cuda-build gpu sass clean environment cuda-environment build
+.PHONY: help bench accuracy test lint format cpp-test test-cuda-build test-matrix gpu sass clean environment cuda-environment build
 
 help:
 	@echo "make bench            measure on this machine, print a table and leave a CSV"
@@ -40,6 +42,7 @@ help:
 	@echo "make format           put the format right"
 	@echo "make cpp-test         build the LibTorch library and its example, test both"
 	@echo "make test-cuda-build  build for CUDA in a second environment and test that (no GPU needed)"
+	@echo "make test-matrix      build from source and test with torch $(MATRIX)"
 	@echo "make sass             count the CUDA kernels' instructions against their budgets (no GPU needed)"
 	@echo "make gpu              test, prove and measure on a GPU; leaves benchmarks/results/<device>"
 	@echo "make clean            remove environments and everything built"
@@ -94,6 +97,20 @@ test-cuda-build: cuda-environment
 	cd $(CUDA_SOURCE) && python -m pytest -m slow
 	cd $(CUDA_SOURCE) && python -m pytest
 
+# Each torch in an environment of its own, from an unpacked source archive: what is built in this
+# folder stays as it is. CPU kernels only, whatever the torch was built for.
+test-matrix: $(MATRIX:%=test-torch-%)
+
+test-torch-%: .venv-matrix/%/bin/python
+	$< -m pip install --quiet $(BUILD_TOOLS) $(if $(filter newest,$*),--upgrade torch,torch==$*)
+	rm -rf .venv-matrix/$*/source build/sdist-$*
+	$< setup.py --quiet sdist --dist-dir build/sdist-$*
+	mkdir -p .venv-matrix/$*/source
+	tar -xzf build/sdist-$*/*.tar.gz --strip-components=1 -C .venv-matrix/$*/source
+	cd .venv-matrix/$*/source && export PATH=$(CURDIR)/.venv-matrix/$*/bin:$$PATH MISH_CUDA_BUILD=cpu && \
+		python -m pip install --quiet --no-build-isolation -e ".[test]" && \
+		python -m mish_cuda && python -m pytest
+
 # Offline, with what the environment holds: a step that lacks something is reported as such. Code for
 # other GPUs than those here would take minutes of the eight that all of it may take.
 gpu: STARTED := $(shell date +%s)
@@ -107,7 +124,7 @@ sass: cuda-environment
 	.venv-cuda/bin/python -m sass --csv build/sass.csv
 
 clean:
-	rm -rf build dist *.egg-info .venv .venv-cuda src/*.egg-info src/mish_cuda/_build.py src/mish_cuda/_C*.so
+	rm -rf build dist *.egg-info .venv .venv-cuda .venv-matrix src/*.egg-info src/mish_cuda/_build.py src/mish_cuda/_C*.so
 
 environment: $(ENV_PYTHON)
 	@$(ENV_PYTHON) -m pip install --quiet $(BUILD_TOOLS)
