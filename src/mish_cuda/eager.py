@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
+from torch.jit import is_tracing
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -195,7 +196,8 @@ def mish(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         return mish_out(input, out)
     if is_compiling():
         return _CompiledForward.apply(input)  # type: ignore[no-any-return]
-    if _under_torch_func():
+    # What torch.jit.trace makes of an autograd function cannot be saved.
+    if _under_torch_func() or is_tracing():
         return value(input)
     return _Forward.apply(input)  # type: ignore[no-any-return]
 
@@ -205,7 +207,8 @@ def mish_(input: Tensor) -> Tensor:
     check(input)
     # What derivatives need of the input has to outlive it. Whether there will be any cannot be
     # asked of the input: under torch.func another level may be the one that differentiates.
-    saved = input.clone() if torch.is_grad_enabled() else input
+    # And torch.jit.trace compares the graphs that it gets with and without gradients.
+    saved = input.clone() if torch.is_grad_enabled() or is_tracing() else input
     return input.copy_(mish(saved))
 
 
