@@ -6,6 +6,7 @@ which counts where a whole call takes a microsecond.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -128,9 +129,15 @@ def _surrounded(function: Function, surrounding: str) -> Function:
     return lambda x: torch.relu(function(2 * x + 1) / 2 + x) * x
 
 
-def _compiled(function: Function) -> Function:
+@functools.cache
+def _compiled(function: Function, surrounding: str) -> Function:
     """Compiled once for all sizes: sizes of their own would exceed what torch compiles anew."""
-    return torch.compile(function, dynamic=True, fullgraph=True)
+    return torch.compile(_surrounded(function, surrounding), dynamic=True, fullgraph=True)
+
+
+def _compiled_forward_backward(function: Function, surrounding: str) -> Recipe:
+    # Not before it is asked for: the compiler takes seconds to import.
+    return lambda t: _forward_backward(_compiled(function, surrounding))(t)
 
 
 _COMPILED: tuple[Function, ...] = (F.mish, mish_cuda.mish, _kernel)  # as COMPILED names them
@@ -138,7 +145,7 @@ _COMPILED: tuple[Function, ...] = (F.mish, mish_cuda.mish, _kernel)  # as COMPIL
 _RECIPES: dict[str, dict[Direction, Recipe]] = {
     **{
         compiled_provider(name, surrounding): {
-            "forward+backward": _forward_backward(_compiled(_surrounded(function, surrounding)))
+            "forward+backward": _compiled_forward_backward(function, surrounding)
         }
         for name, function in zip(COMPILED, _COMPILED, strict=True)
         for surrounding in SURROUNDINGS

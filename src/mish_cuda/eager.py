@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
-from torch.jit import is_tracing
+from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
