@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling, is_exporting
+from torch.compiler import is_compiling
 from torch.jit import is_scripting  # type: ignore[attr-defined]
 from torch.overrides import (
     handle_torch_function,
@@ -68,7 +68,8 @@ def _traced() -> Any:
     """Where a compiler finds ``mish``, ``mish_`` and ``mish_backward``."""
     if _compiles_with == "kernel":
         return _ops
-    return torch.ops.aten if is_exporting() else eager
+    # Not is_exporting(), which torch.compile takes for true in some versions, 2.9 among them.
+    return torch.ops.aten if torch.compiler._is_exporting_flag else eager
 
 
 def mish(input: Tensor, inplace: bool = False, out: Tensor | None = None) -> Tensor:
