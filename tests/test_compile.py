@@ -91,9 +91,13 @@ def test_fuses_with_arithmetic(device: str) -> None:
 def test_six_ulp(device: str, implementation: str) -> None:
     mish_cuda.compile_with(implementation)
     x = torch.linspace(-87.3, 25, 20_001, device=device)
-    result = torch.compile(mish_cuda.mish, fullgraph=True)(x)
-    _, ulps = reference.error(result, reference.expected(x, 0))
+    function = torch.compile(mish_cuda.mish, fullgraph=True)
+    ulps, _ = reference.error(function(x), reference.expected(x, 0))
     assert ulps.max() <= 6
+    ulps, absolute = reference.error(gradient(function, x), reference.expected(x, 1))
+    near_zero = ((x > -3) & (x < 0)).cpu()  # where f' changes its sign, and no ULP bound can hold
+    assert ulps[~near_zero].max() <= 8
+    assert absolute[near_zero].max() <= 2.5e-7
 
 
 @IMPLEMENTATIONS
@@ -160,6 +164,32 @@ def test_compiled_autograd_with_inductor(device: str) -> None:
         torch.compile(step)(x)
     assert x.grad is not None
     torch.testing.assert_close(x.grad, gradient(lambda x: mish_cuda.mish(2 * x), x))
+
+
+@IMPLEMENTATIONS
+@pytest.mark.parametrize("compiler", ["eager", "inductor"])
+def test_jagged_tensors(implementation: str, compiler: str) -> None:
+    mish_cuda.compile_with(implementation)
+    rows = [torch.randn(2, 3), torch.randn(4, 3)]
+    x = torch.nested.nested_tensor(rows, layout=torch.jagged, requires_grad=True)
+    y = torch.compile(mish_cuda.mish, fullgraph=True, backend=compiler)(x)
+    y.values().sum().backward()
+    assert x.grad is not None
+    for got, slope, row in zip(y.unbind(), x.grad.unbind(), rows, strict=True):
+        torch.testing.assert_close(got, mish_cuda.mish(row))
+        torch.testing.assert_close(slope, gradient(mish_cuda.mish, row))
+
+
+@needs_extension
+def test_compiled_autograd_of_an_eager_forward(device: str) -> None:
+    x = layouts.normal((50,), torch.float32, device).requires_grad_()
+    for function in (mish_cuda.mish, lambda x: mish_cuda.mish(mish_cuda.mish_(2 * x))):
+        x.grad = None
+        result = function(x).sum()
+        with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager")):
+            result.backward()
+        assert x.grad is not None
+        torch.testing.assert_close(x.grad, gradient(function, x))
 
 
 @needs_extension

@@ -16,6 +16,9 @@
 #include <torch/csrc/dynamo/compiled_autograd.h>
 #include <torch/library.h>
 
+#include <array>
+#include <mutex>
+
 #include "torch/ops.h"
 
 namespace mish {
@@ -35,56 +38,104 @@ auto make_node() {
   }
 }
 
-/// A node with saved tensors: what differs between the two nodes below is how many and what for.
-template <int kSaved>
-struct SavingNode : autograd::Node {
-  autograd::SavedVariable saved[kSaved];
+/// A node that saves its kInputs inputs. `Formula::gradients(g, inputs, wanted)` gives the
+/// gradients that are wanted, with undefined tensors for the others.
+template <class Formula, int kInputs>
+struct SavingNode final : autograd::Node {
+  using Tensors = std::array<at::Tensor, kInputs>;
+  using Wanted = std::array<bool, kInputs>;
 
-  at::Tensor unpack(int i) { return saved[i].unpack(); }
+  autograd::SavedVariable saved[kInputs];
 
-  // Threads may share a graph: one may release what another is about to unpack.
+  std::string name() const override { return Formula::kName; }
+
+  autograd::variable_list apply(autograd::variable_list&& grads) override {
+    // Threads may share a graph: one may release what another is about to unpack.
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!grads[0].defined()) return autograd::variable_list(kInputs);
+    return Formula::gradients(grads[0], unpack(), wanted());
+  }
   void release_variables() override {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (auto& variable : saved) variable.reset_data();
   }
+
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
     for (const auto& variable : saved) args.collect(variable, false);
+    for (int i = 0; i < kInputs; ++i) args.collect(task_should_compute_output(i));
   }
+  /// Compiled autograd calls this with placeholders that have no shape: it is to be given a
+  /// function of gradients and arguments, which it traces later.
   autograd::variable_list apply_with_saved(
       const autograd::variable_list& grads,
       torch::dynamo::autograd::SwapSavedVariables& swap) override {
     for (auto& variable : saved) swap.before(variable);
-    autograd::variable_list result = apply(autograd::variable_list(grads));
+    const auto& compiler = torch::dynamo::autograd::getPyCompilerInterface();
+    static std::once_flag bound;
+    std::call_once(bound, [&] {
+      std::vector<at::TypePtr> types(
+          kInputs, torch::dynamo::autograd::IValuePacker<at::Tensor>::packed_type());
+      types.push_back(torch::dynamo::autograd::IValuePacker<Wanted>::packed_type());
+      compiler->bind_function(swap.get_py_compiler(), name(), apply_packed, types);
+    });
+    torch::dynamo::autograd::PackedArgs arguments;
+    for (const at::Tensor& input : unpack()) arguments.pack(input);
+    arguments.pack(wanted());
+    using Metadata = std::vector<std::optional<autograd::InputMetadata>>;
+    auto result = compiler->call_function(
+        swap.get_py_compiler(), "apply_functional", name(), grads, arguments.vec(),
+        torch::dynamo::autograd::IValuePacker<Metadata>::pack(
+            torch::dynamo::autograd::get_input_metadata(next_edges())));
     for (auto& variable : saved) swap.after(variable);
     return result;
   }
-};
 
-struct MishBackward final : SavingNode<1> {
-  std::string name() const override { return "MishCudaBackward"; }
-
-  autograd::variable_list apply(autograd::variable_list&& grads) override {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (!grads[0].defined()) return {at::Tensor()};
-    return {ops::mish_backward().call(grads[0], unpack(0))};
+ private:
+  static autograd::variable_list apply_packed(const autograd::variable_list& grads,
+                                              const std::vector<c10::IValue>& arguments) {
+    if (!grads[0].defined()) return autograd::variable_list(kInputs);
+    torch::dynamo::autograd::PackedArgs packed(arguments);
+    Tensors inputs;
+    for (at::Tensor& input : inputs) input = packed.unpack<at::Tensor>();
+    return Formula::gradients(grads[0], inputs, packed.unpack<Wanted>());
   }
-};
-
-struct MishBackwardBackward final : SavingNode<2> {
-  std::string name() const override { return "MishCudaBackwardBackward"; }
-
-  autograd::variable_list apply(autograd::variable_list&& grads) override {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    autograd::variable_list result(2);
-    if (!grads[0].defined()) return result;
-    const at::Tensor self = unpack(1);
-    if (task_should_compute_output(0)) result[0] = ops::mish_backward().call(grads[0], self);
-    if (task_should_compute_output(1)) {
-      result[1] = ops::mish_double_backward().call(grads[0], unpack(0), self);
-    }
+  Tensors unpack() {
+    Tensors inputs;
+    for (int i = 0; i < kInputs; ++i) inputs[i] = saved[i].unpack();
+    return inputs;
+  }
+  Wanted wanted() const {
+    Wanted result;
+    for (int i = 0; i < kInputs; ++i) result[i] = task_should_compute_output(i);
     return result;
   }
 };
+
+struct OfMish {
+  static constexpr const char* kName = "MishCudaBackward";
+
+  static autograd::variable_list gradients(const at::Tensor& g,
+                                           const std::array<at::Tensor, 1>& inputs,
+                                           const std::array<bool, 1>&) {
+    return {ops::mish_backward().call(g, inputs[0])};
+  }
+};
+using MishBackward = SavingNode<OfMish, 1>;
+
+struct OfMishBackward {
+  static constexpr const char* kName = "MishCudaBackwardBackward";
+
+  static autograd::variable_list gradients(const at::Tensor& h,
+                                           const std::array<at::Tensor, 2>& inputs,
+                                           const std::array<bool, 2>& wanted) {
+    const auto& [grad_output, self] = inputs;
+    autograd::variable_list result(2);
+    if (wanted[0]) result[0] = ops::mish_backward().call(h, self);
+    if (wanted[1]) result[1] = ops::mish_double_backward().call(h, grad_output, self);
+    return result;
+  }
+};
+using MishBackwardBackward = SavingNode<OfMishBackward, 2>;
 
 /// f''(x) in torch maths, differentiable any number of times; the formula of mish_math.h. Each
 /// factor stays finite: e/D, 1/D and (e+1)/D are at most 1, and so is cubic/D^2 / 2.

@@ -48,6 +48,18 @@ def _register() -> None:
     )(_elementwise)
 
 
+def _register_or_warn() -> None:
+    """The interface is experimental: should it change, all but DTensor goes on working."""
+    try:
+        _register()
+    except Exception as error:
+        warnings.warn(
+            f"mish_cuda has no sharding rules for DTensor with torch {torch.__version__}: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
 class _AfterImport(importlib.abc.MetaPathFinder):
     """Has the rules registered at the end of the import of DTensor; finds nothing by itself.
 
@@ -68,21 +80,13 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 
             def execute_and_register(module: ModuleType) -> None:
                 execute(module)
-                try:
-                    _register()
-                except Exception as error:  # an experimental interface; DTensor itself has loaded
-                    warnings.warn(
-                        f"mish_cuda has no sharding rules for DTensor with torch "
-                        f"{torch.__version__}: {error}",
-                        RuntimeWarning,
-                        stacklevel=2,
-                    )
+                _register_or_warn()
 
             spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec
 
 
 if _DTENSOR in sys.modules:
-    _register()
+    _register_or_warn()
 else:
     sys.meta_path.insert(0, _AfterImport())

@@ -17,7 +17,7 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def check(input: Tensor) -> None:
-    """Raises unless ``input`` is a strided tensor of one of ``DTYPES``.
+    """Raises unless ``input`` is a strided or jagged tensor of one of ``DTYPES``.
 
     Raises:
         TypeError: not a tensor.
@@ -30,7 +30,7 @@ def check(input: Tensor) -> None:
             f"mish: expected a float32, float64, float16 or bfloat16 tensor, got {input.dtype}. "
             "Convert it first, for example with input.float()."
         )
-    if input.layout is not torch.strided:
+    if input.layout not in (torch.strided, torch.jagged):  # jagged: its ops are those of its values
         raise NotImplementedError(
             f"mish: expected a strided tensor, got layout {input.layout}. "
             "Convert it first, for example with input.to_dense()."
