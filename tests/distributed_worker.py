@@ -43,6 +43,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 from torch.nn.parallel import DistributedDataParallel
+from torch.torch_version import TorchVersion
 
 TIMEOUT = timedelta(seconds=40)  # what is left waiting when another process fails gives up
 CASES: dict[str, Callable[[], None]] = {}
@@ -321,6 +322,8 @@ def main(reports: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=TIMEOUT)
     report: dict[str, str | None] = {}
+    if TorchVersion(torch.__version__) < "2.11":  # see test_distributed.py
+        del CASES["pipeline"]
     for name, function in CASES.items():
         torch.manual_seed(0)
         try:

