@@ -45,6 +45,7 @@ from torch.distributed.tensor.parallel import (
 from torch.nn.parallel import DistributedDataParallel
 from torch.torch_version import TorchVersion
 
+DEVICE = sys.argv[2]  # "cpu", with gloo, or "cuda", with NCCL and a GPU for each process
 TIMEOUT = timedelta(seconds=40)  # what is left waiting when another process fails gives up
 CASES: dict[str, Callable[[], None]] = {}
 
@@ -59,11 +60,11 @@ def world() -> int:
 
 
 def line() -> DeviceMesh:
-    return init_device_mesh("cpu", (world(),))
+    return init_device_mesh(DEVICE, (world(),))
 
 
 def grid() -> DeviceMesh:
-    return init_device_mesh("cpu", (2, world() // 2))
+    return init_device_mesh(DEVICE, (2, world() // 2))
 
 
 def mine(batch: Tensor) -> Tensor:
@@ -172,7 +173,7 @@ def tensor_parallel() -> None:
 @case
 def tensor_parallel_in_fsdp() -> None:
     x = batch()
-    mesh = init_device_mesh("cpu", (world() // 2, 2), mesh_dim_names=("data", "tensor"))
+    mesh = init_device_mesh(DEVICE, (world() // 2, 2), mesh_dim_names=("data", "tensor"))
     model = network(Mish)
     plan = {"0": ColwiseParallel(use_local_output=False), "2": RowwiseParallel()}
     parallelize_module(model, mesh["tensor"], plan)
@@ -311,7 +312,7 @@ def pipeline() -> None:
     functional.mse_loss(single(x), target).backward()
     rank, last = dist.get_rank(), world() - 1
     model = layers(Mish).double()[rank]
-    stage = PipelineStage(model, rank, world(), torch.device("cpu"))
+    stage = PipelineStage(model, rank, world(), torch.device(DEVICE))
     schedule = Schedule1F1B(stage, n_microbatches=4, loss_fn=functional.mse_loss)
     schedule.step(*([x] if rank == 0 else []), target=target if rank == last else None)
     same_gradients(model, single[rank])
@@ -320,7 +321,10 @@ def pipeline() -> None:
 def main(reports: Path) -> None:
     """Runs all cases up to one that fails, after which the processes may be out of step."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=TIMEOUT)
+    if DEVICE == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.set_default_device("cuda")
+    dist.init_process_group({"cpu": "gloo", "cuda": "nccl"}[DEVICE], timeout=TIMEOUT)
     report: dict[str, str | None] = {}
     if TorchVersion(torch.__version__) < "2.11":  # see test_distributed.py
         del CASES["pipeline"]

@@ -1,5 +1,7 @@
 """Parallel training, in process groups of 2 and 4: gradients are those of a single process.
 
+With gloo on the CPU, and with NCCL where there are two GPUs.
+
 The cases are in distributed_worker.py; one group of processes runs them all.
 """
 
@@ -58,15 +60,22 @@ CASES = (
 )
 
 
-@pytest.fixture(scope="session", params=[2, 4], ids=lambda count: f"{count} processes")
+@pytest.fixture(
+    scope="session",
+    params=[("cpu", 2), ("cpu", 4), ("cuda", 2)],
+    ids=lambda param: f"{param[1]} processes, {param[0]}",
+)
 def reports(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[str, Any]]:
     """Of each process: the error of each case that it ran, or None."""
+    device, count = request.param
+    if device == "cuda" and torch.cuda.device_count() < count:
+        pytest.skip(f"torch sees fewer than {count} GPUs")
     folder = tmp_path_factory.mktemp("reports")
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
-    done = python(*launcher, str(request.param), str(WORKER), str(folder))
-    files = [folder / f"{rank}.json" for rank in range(request.param)]
+    done = python(*launcher, str(count), str(WORKER), str(folder), device)
+    files = [folder / f"{rank}.json" for rank in range(count)]
     assert all(file.exists() for file in files), done.stdout + done.stderr
     return [json.loads(file.read_text()) for file in files]
 
