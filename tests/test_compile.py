@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from functorch.compile import make_boxed_func
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
+from torch.torch_version import TorchVersion
 
 import layouts
 import mish_cuda
@@ -169,6 +170,10 @@ def test_compiled_autograd_with_inductor(device: str) -> None:
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("compiler", ["eager", "inductor"])
 def test_jagged_tensors(implementation: str, compiler: str) -> None:
+    if implementation == "decomposition" and "2.10" <= TorchVersion(torch.__version__) < "2.13":
+        pytest.skip(
+            "torch 2.11 cannot trace an autograd function of a jagged tensor; 2.9, 2.13 can"
+        )
     mish_cuda.compile_with(implementation)
     rows = [torch.randn(2, 3), torch.randn(4, 3)]
     x = torch.nested.nested_tensor(rows, layout=torch.jagged, requires_grad=True)
