@@ -1,0 +1,255 @@
+"""Whole networks that take their activation as an argument, written for the benchmarks.
+
+Each maps a batch to `classes` logits. The activation has no parameters and is the only difference
+between two networks of one kind: with the same seed they start from the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import mish_cuda
+
+Activation = Callable[[], nn.Module]
+
+
+class NaiveMish(nn.Module):
+    """``x * tanh(softplus(x))`` in three torch calls, each of which keeps a tensor for backward."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.tanh(F.softplus(x))
+
+
+# None works in place: nn.ReLU alone could in training, and would save memory that the others need.
+ACTIVATIONS: dict[str, Activation] = {
+    "mish_cuda": mish_cuda.Mish,
+    "F.mish": nn.Mish,
+    "naive": NaiveMish,
+    "SiLU": nn.SiLU,
+    "ReLU": nn.ReLU,
+    "GELU": nn.GELU,
+}
+
+
+def se_resnet18(
+    activation: Activation, classes: int = 10, channels: int = 3, width: int = 64
+) -> nn.Module:
+    """Squeeze-excite ResNet-18 for small images, the network of the Mish paper's comparison.
+
+    A 3x3 stem without pooling, four stages of two blocks with `width`, 2, 4 and 8 times `width`
+    channels, of which the last three halve the image. `activation` makes all 33 activations: of
+    the stem, and in each block after both convolutions, inside the squeeze-excite and after the
+    sum. The sigmoid that ends the squeeze-excite stays: it is a gate between 0 and 1.
+
+    That is what the author's notebook replaces [1]; it follows the CIFAR-100 zoo of weiaicunzai [2],
+    where the block ends in an activation before the squeeze-excite, as it does not in
+    https://arxiv.org/abs/1709.01507. Two differences: the last stage has 512 channels as in the
+    zoo (the notebook writes 516), and a convolution before a batch norm, which cancels a bias,
+    has none.
+
+    [1] https://github.com/digantamisra98/Mish/blob/3fa1cab144b223fb1ec76a4a1aa70c3ae2ede93d/Examples%20and%20Benchmarks/cifar-10-senet18-mish.ipynb
+    [2] https://github.com/weiaicunzai/pytorch-cifar100/blob/master/models/senet.py
+
+    Args:
+        activation: makes one activation module, e.g. ``nn.Mish``.
+        classes: logits of the output.
+        channels: channels of the images.
+        width: channels of the first stage.
+
+    Shape:
+        (N, channels, H, W) to (N, classes), for H and W of 1 or more.
+
+    Raises:
+        ValueError: a size is less than 1.
+    """
+    _require_positive(classes=classes, channels=channels, width=width)
+    layers: list[nn.Module] = [_convolution(channels, width, 3, activation)]
+    before = width
+    for stage in range(4):
+        after = width << stage
+        for stride in (1 if stage == 0 else 2, 1):
+            layers.append(_se_block(before, after, stride, activation))
+            before = after
+    return nn.Sequential(*layers, *_classifier(before, classes))
+
+
+def csp_darknet(
+    activation: Activation,
+    classes: int = 10,
+    channels: int = 3,
+    width: int = 32,
+    depth: float = 1.0,
+) -> nn.Module:
+    """CSPDarknet53, the backbone of YOLOv4, where Mish is best known.
+
+    A 3x3 stem with `width` channels and five stages, each with half the resolution and twice the
+    channels of the one before. A stage sends one 1x1 projection of its input past 1, 2, 8, 8 or 4
+    residual bottlenecks, another through them, and merges both. `activation` follows each of the
+    72 convolutions and its batch norm. In place of a detector's neck and head stands the
+    classifier with which the backbone is pre-trained.
+
+    Architecture: Bochkovskiy et al., https://arxiv.org/abs/2004.10934, as in
+    https://github.com/AlexeyAB/darknet/blob/master/cfg/yolov4.cfg; cross-stage partial networks:
+    Wang et al., https://arxiv.org/abs/1911.11929.
+
+    Args:
+        activation: makes one activation module, e.g. ``nn.Mish``.
+        classes: logits of the output.
+        channels: channels of the images.
+        width: channels of the stem; YOLOv4 has 32.
+        depth: factor on the number of bottlenecks, of which each stage keeps at least one.
+
+    Shape:
+        (N, channels, H, W) to (N, classes); the last feature map has H/32 by W/32, rounded up.
+
+    Raises:
+        ValueError: a size is less than 1, or `depth` is not positive.
+    """
+    _require_positive(classes=classes, channels=channels, width=width)
+    if not depth > 0:
+        raise ValueError(f"depth must be positive, not {depth}")
+    layers: list[nn.Module] = [_convolution(channels, width, 3, activation)]
+    before = width
+    for stage, blocks in enumerate((1, 2, 8, 8, 4)):
+        count = max(1, round(blocks * depth))
+        # The first stage splits nothing off: both of its paths have all channels.
+        layers.append(_CSPStage(before, count, activation, split=stage > 0))
+        before *= 2
+    return nn.Sequential(*layers, *_classifier(before, classes))
+
+
+def mlp(activation: Activation, classes: int = 10, width: int = 256, blocks: int = 4) -> nn.Module:
+    """The feed-forward half of a transformer, without attention.
+
+    Each block is layer norm, a linear layer to 4 times `width`, the activation, a linear layer
+    back, and the sum with the block's input: Vaswani et al., https://arxiv.org/abs/1706.03762,
+    section 3.3, with the norm before the layers as in GPT-2. One activation per block.
+
+    Args:
+        activation: makes one activation module, e.g. ``nn.Mish``.
+        classes: logits of the output.
+        width: features of the input and between blocks.
+        blocks: number of blocks.
+
+    Shape:
+        (N, width) to (N, classes).
+
+    Raises:
+        ValueError: a size is less than 1.
+    """
+    _require_positive(classes=classes, width=width, blocks=blocks)
+    layers = [
+        _Residual(
+            nn.Sequential(
+                nn.LayerNorm(width),
+                nn.Linear(width, 4 * width),
+                activation(),
+                nn.Linear(4 * width, width),
+            )
+        )
+        for _ in range(blocks)
+    ]
+    return nn.Sequential(*layers, nn.LayerNorm(width), nn.Linear(width, classes))
+
+
+class _Residual(nn.Module):
+    """The sum of `body` and `shortcut`, of the same input."""
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body = body
+        self.shortcut = nn.Identity() if shortcut is None else shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.body(x) + self.shortcut(x)
+        return result
+
+
+class _SqueezeExcite(nn.Module):
+    """Scales each channel by a gate computed from the means of all channels."""
+
+    REDUCTION = 16
+
+    def __init__(self, channels: int, activation: Activation) -> None:
+        super().__init__()
+        squeezed = max(1, channels // self.REDUCTION)
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(channels, squeezed),
+            activation(),
+            nn.Linear(squeezed, channels),
+            nn.Sigmoid(),
+            nn.Unflatten(1, (channels, 1, 1)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = x * self.gate(x)
+        return result
+
+
+class _CSPStage(nn.Module):
+    """A stage of CSPDarknet: (N, before, H, W) to (N, 2 before, H/2, W/2)."""
+
+    def __init__(self, before: int, blocks: int, activation: Activation, split: bool) -> None:
+        super().__init__()
+        after = 2 * before
+        path = before if split else after
+        bottlenecks = [
+            _Residual(
+                nn.Sequential(
+                    _convolution(path, before, 1, activation),
+                    _convolution(before, path, 3, activation),
+                )
+            )
+            for _ in range(blocks)
+        ]
+        self.down = _convolution(before, after, 3, activation, stride=2)
+        self.past = _convolution(after, path, 1, activation)
+        self.through = nn.Sequential(
+            _convolution(after, path, 1, activation),
+            *bottlenecks,
+            _convolution(path, path, 1, activation),
+        )
+        self.merge = _convolution(2 * path, after, 1, activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(x)
+        result: Tensor = self.merge(torch.cat((self.through(x), self.past(x)), dim=1))
+        return result
+
+
+def _se_block(before: int, after: int, stride: int, activation: Activation) -> nn.Module:
+    body = nn.Sequential(
+        _convolution(before, after, 3, activation, stride),
+        _convolution(after, after, 3, activation),
+        _SqueezeExcite(after, activation),
+    )
+    same = stride == 1 and before == after
+    shortcut = None if same else nn.Sequential(*_linear_convolution(before, after, 1, stride))
+    return nn.Sequential(_Residual(body, shortcut), activation())
+
+
+def _convolution(
+    before: int, after: int, kernel: int, activation: Activation, stride: int = 1
+) -> nn.Module:
+    return nn.Sequential(*_linear_convolution(before, after, kernel, stride), activation())
+
+
+def _linear_convolution(before: int, after: int, kernel: int, stride: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(before, after, kernel, stride, padding=kernel // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(after)]
+
+
+def _classifier(channels: int, classes: int) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)]
+
+
+def _require_positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, not {size}")
