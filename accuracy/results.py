@@ -10,7 +10,7 @@ from pathlib import Path
 
 from accuracy.errors import Errors
 from accuracy.formats import FORMATS
-from benchmarks.environment import Environment
+from benchmarks.environment import REQUIRED, Environment
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,9 @@ def read(path: Path) -> tuple[Environment, list[Row]]:
     facts = list(itertools.takewhile(lambda line: line.startswith("#"), lines))
     known = dict(line[2:].rstrip("\n").split(": ", 1) for line in facts if ": " in line)
     reader = csv.DictReader(lines[len(facts) :])
-    names = [field.name for field in fields(Environment)]
-    if missing := {*_COLUMNS, *names} - {*(reader.fieldnames or ()), *known}:
+    if missing := {*_COLUMNS, *REQUIRED} - {*(reader.fieldnames or ()), *known}:
         raise ValueError(f"{path} is no accuracy file: it lacks {', '.join(sorted(missing))}")
-    return Environment(**{name: known[name] for name in names}), [_from_text(r) for r in reader]
+    return Environment.from_row(known), [_from_text(r) for r in reader]
 
 
 _KEYS = ("function", "path", "dtype", "reference")

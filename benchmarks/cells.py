@@ -10,7 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Direction = Literal["forward", "forward out=", "backward", "forward+backward"]
+Direction = Literal[
+    "forward",
+    "forward out=",
+    "backward",
+    "forward+backward",
+    "training step",  # of a whole network
+    "inference",
+]
 
 DTYPES: dict[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -51,7 +58,10 @@ COMPILED_DTYPES = ("fp32", "bf16")
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing to time. `shape` is that of the contiguous tensor that `layout` starts from."""
+    """One thing to time. `shape` is that of the contiguous tensor that `layout` starts from.
+
+    If `network` names a whole network, `provider` is the activation in it and `shape` its input's.
+    """
 
     provider: str
     direction: Direction
@@ -59,6 +69,7 @@ class Cell:
     shape: tuple[int, ...]
     layout: str = "x"
     threads: int = 1
+    network: str = ""
 
     @property
     def numel(self) -> int:
@@ -69,8 +80,8 @@ class Cell:
 
     @property
     def bytes(self) -> int:
-        """Bytes that one call has to read and write."""
-        return TENSORS_MOVED[self.direction] * DTYPES[self.dtype].itemsize * self.numel
+        """Bytes that one call has to read and write; 0 for a network, where that is not known."""
+        return TENSORS_MOVED.get(self.direction, 0) * DTYPES[self.dtype].itemsize * self.numel
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import platform
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -29,12 +30,19 @@ class Environment:
     python: str
     date: str
     command: str
+    clock: str = ""  # CPU, or of a GPU also its memory; when the run began
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, str]) -> Environment:
+        """The facts in a row of a file. Those with a default may be missing: older files are."""
+        return cls(**{field.name: row[field.name] for field in fields(cls) if field.name in row})
 
     def summary(self) -> str:
         """One line for people."""
         parts = [
             self.device,
             self.cpu_capability,
+            self.clock,
             f"mish_cuda {self.mish_cuda} ({self.backend}{self.commit and f', {self.commit}'})",
             f"torch {self.torch}",
             self.cuda and f"CUDA {self.cuda}",
@@ -45,9 +53,13 @@ class Environment:
         return " · ".join(part for part in parts if part)
 
 
+REQUIRED = tuple(field.name for field in fields(Environment) if field.default is MISSING)
+
+
 def collect(device: str, command: str) -> Environment:
     """The facts of this machine and environment."""
     on_cuda = torch.device(device).type == "cuda"
+    driver, clock = _driver_and_clocks(device) if on_cuda else ("", _cpu_clock())
     return Environment(
         device=torch.cuda.get_device_name(device) if on_cuda else _cpu_model(),
         cpu_model=_cpu_model(),
@@ -57,28 +69,54 @@ def collect(device: str, command: str) -> Environment:
         commit=_output_of("git", "describe", "--always", "--dirty"),
         torch=torch.__version__,
         cuda=torch.version.cuda or "",
-        driver=_driver(device) if on_cuda else "",
+        driver=driver,
         python=platform.python_version(),
         date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         command=command,
+        clock=clock,
     )
 
 
 def _cpu_model() -> str:
+    models = _cpu_facts("model name")
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _cpu_clock() -> str:
+    """That of the fastest core now, in MHz, and the highest there is where the kernel tells."""
+    clocks = [float(text) for text in _cpu_facts("cpu MHz")]
+    if not clocks:
+        return ""
+    try:
+        highest = Path("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq").read_text()  # kHz
+    except OSError:  # as in most virtual machines
+        return f"{max(clocks):.0f} MHz"
+    return f"{max(clocks):.0f} of {int(highest) / 1000:.0f} MHz"
+
+
+def _cpu_facts(key: str) -> list[str]:
+    """What /proc/cpuinfo says of `key`, core by core; nothing where there is no such file."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.machine())
+        return []
+    pairs = (line.partition(":") for line in lines)
+    return [value.strip() for name, _, value in pairs if name.strip() == key]
 
 
-def _driver(device: str) -> str:
+def _driver_and_clocks(device: str) -> tuple[str, str]:
+    """Version of the driver, and clocks now and at most; empty without nvidia-smi."""
     # By UUID: nvidia-smi numbers devices its own way and ignores CUDA_VISIBLE_DEVICES.
     uuid = torch.cuda.get_device_properties(device).uuid
-    return _output_of(
-        "nvidia-smi", f"--id=GPU-{uuid}", "--query-gpu=driver_version", "--format=csv,noheader"
+    query = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,clocks.max.mem"
+    output = _output_of(
+        *("nvidia-smi", f"--id=GPU-{uuid}"),
+        *(f"--query-gpu={query}", "--format=csv,noheader,nounits"),
     )
+    if not output:
+        return "", ""
+    driver, sm, max_sm, memory, max_memory = output.split(", ")
+    return driver, f"SM {sm} of {max_sm} MHz, memory {memory} of {max_memory} MHz"
 
 
 def _output_of(*command: str) -> str:

@@ -1,14 +1,10 @@
-"""The statement that each provider runs for each direction.
-
-Statements are text, timed by `timeit`: a Python closure around each call would add its own 50 ns,
-which counts where a whole call takes a microsecond.
-"""
+"""The statement that each provider runs for each direction."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +21,7 @@ from benchmarks.cells import (
     Direction,
     compiled_provider,
 )
+from benchmarks.timing import Statement
 
 Function = Callable[..., Any]
 
@@ -37,14 +34,6 @@ class Inputs:
     leaf: Tensor  # x again, requiring grad
     g: Tensor  # the gradient that comes in from above
     out: Tensor
-
-
-@dataclass(frozen=True)
-class Statement:
-    """Source text and the names that it uses."""
-
-    text: str
-    names: Mapping[str, Any]
 
 
 Recipe = Callable[[Inputs], Statement]
@@ -66,7 +55,7 @@ def make_inputs(cell: Cell, device: str, seed: int = 0) -> Inputs:
 
 def statement(cell: Cell, inputs: Inputs) -> Statement:
     """The call that `cell` times, on `inputs`."""
-    return _RECIPES[cell.provider][cell.direction](inputs)
+    return replace(_RECIPES[cell.provider][cell.direction](inputs), threads=cell.threads)
 
 
 def _naive(x: Tensor) -> Tensor:

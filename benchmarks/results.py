@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import cast
 
-from benchmarks.cells import Cell, Direction
-from benchmarks.environment import Environment
+from benchmarks.cells import DTYPES, LAYOUTS, Cell, Direction
+from benchmarks.environment import REQUIRED, Environment
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,27 @@ class Timing:
 
 @dataclass(frozen=True)
 class Result:
-    """What was timed, for which table, and what came out."""
+    """What was timed, for which table, and what came out.
+
+    `peak_bytes` is the peak memory of a forward+backward or a training step, above what was
+    allocated before it.
+    """
 
     suite: str
     cell: Cell
     timing: Timing
+    peak_bytes: int | None = None
 
     @property
     def gigabytes_per_second(self) -> float:
         """Bytes the call has to move, over its median time, in 1e9 bytes per second."""
         return self.cell.bytes / self.timing.median / 1e9
+
+
+def describe(error: Exception) -> str:
+    """The kind of an error, and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *lines[:1]])
 
 
 Write = Callable[[Iterable[Result]], None]
@@ -59,16 +70,23 @@ def open_writer(path: Path, environment: Environment) -> Iterator[Write]:
 
 
 def read(path: Path) -> tuple[Environment | None, list[Result]]:
-    """The rows of a CSV file and where they were measured (None if it has no rows)."""
+    """The rows of a CSV file and where they were measured (None if it has no rows).
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it has other columns, or a row of it does not parse.
+    """
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if missing := set(_COLUMNS) - set(reader.fieldnames or ()):
-            raise ValueError(f"{path} is no benchmark file: it lacks {', '.join(sorted(missing))}")
-        rows = list(reader)
-    if not rows:
-        return None, []
-    environment = Environment(**{field.name: rows[0][field.name] for field in fields(Environment)})
-    return environment, [_from_row(row) for row in rows]
+        try:
+            required = {*_MEASURED_COLUMNS, *REQUIRED} - _ADDED_COLUMNS
+            if missing := required - set(reader.fieldnames or ()):
+                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+            rows = list(reader)
+            found = [_from_row(row) for row in rows]
+        except (ValueError, TypeError, csv.Error) as error:  # TypeError: a row too short
+            raise ValueError(f"{path} is no benchmark file, or a damaged one: {error}") from error
+    return (Environment.from_row(rows[0]) if rows else None), found
 
 
 _MEASURED_COLUMNS = (
@@ -85,7 +103,10 @@ _MEASURED_COLUMNS = (
     "p20_s",
     "p80_s",
     "bytes",
+    "network",
+    "peak_bytes",
 )
+_ADDED_COLUMNS = {"network", "peak_bytes"}  # since the first version: older files lack them
 _COLUMNS = (*_MEASURED_COLUMNS, *(field.name for field in fields(Environment)))
 
 
@@ -105,10 +126,15 @@ def _to_row(result: Result) -> dict[str, object]:
         "p20_s": f"{timing.p20:.4e}",
         "p80_s": f"{timing.p80:.4e}",
         "bytes": cell.bytes,
+        "network": cell.network,
+        "peak_bytes": "" if result.peak_bytes is None else result.peak_bytes,
     }
 
 
 def _from_row(row: dict[str, str]) -> Result:
+    for column, known in (("dtype", DTYPES), ("layout", LAYOUTS)):
+        if row[column] not in known:
+            raise ValueError(f"expected one of {', '.join(known)} as {column}, got {row[column]}")
     cell = Cell(
         provider=row["provider"],
         direction=cast(Direction, row["direction"]),
@@ -116,6 +142,7 @@ def _from_row(row: dict[str, str]) -> Result:
         shape=tuple(map(int, row["shape"].split("x"))),
         layout=row["layout"],
         threads=int(row["threads"]),
+        network=row.get("network", ""),
     )
     timing = Timing(
         rounds=int(row["rounds"]),
@@ -123,4 +150,5 @@ def _from_row(row: dict[str, str]) -> Result:
         p20=float(row["p20_s"]),
         p80=float(row["p80_s"]),
     )
-    return Result(row["suite"], cell, timing)
+    peak_bytes = row.get("peak_bytes")
+    return Result(row["suite"], cell, timing, int(peak_bytes) if peak_bytes else None)

@@ -13,6 +13,7 @@ from benchmarks.cells import (
     KERNEL_PROVIDERS,
     SURROUNDINGS,
     Direction,
+    Group,
     compiled_provider,
 )
 from benchmarks.claims import Verdict
@@ -40,6 +41,12 @@ _HEADER = (
     "of\ncopy",
 )
 _SPEED_UP_COLUMN = _HEADER.index("speed\nup")
+
+
+def group_title(group: Group) -> str:
+    """What a group measures, for the progress bar."""
+    cell = group.cells[0]
+    return f"{group.suite}: {cell.direction}, {cell.dtype}, {format_size(cell.numel)}"
 
 
 def kernel_tables(results: Iterable[Result]) -> list[Table]:

@@ -1,21 +1,39 @@
-"""Interleaved timing of a group of cells."""
+"""Timing in turns, round after round, so that a slow spell of the machine hits all alike."""
 
 from __future__ import annotations
 
 import math
 import random
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from timeit import Timer
+from typing import Any, TypeVar
 
 import torch
 from torch.utils import benchmark
 
-from benchmarks.cells import Group
-from benchmarks.providers import make_inputs, statement
-from benchmarks.results import Result, Timing
+from benchmarks.results import Timing, describe
 
 # Long enough that reading the clock costs nothing, short enough for many rounds.
 BLOCK_SECONDS = 2e-3
+
+Key = TypeVar("Key")
+Sampler = Callable[[], float]  # seconds of one call
+
+
+@dataclass(frozen=True)
+class Statement:
+    """Source text, the names that it uses, and the CPU threads that it may use.
+
+    Text, since a Python closure around each call would add its own 50 ns, which counts where a
+    whole call takes a microsecond.
+    """
+
+    text: str
+    names: Mapping[str, Any]
+    threads: int = 1
 
 
 def quantiles(seconds: list[float]) -> Timing:
@@ -25,45 +43,80 @@ def quantiles(seconds: list[float]) -> Timing:
     return Timing(rounds=len(seconds), median=median, p20=p20, p80=p80)
 
 
-def measure(group: Group, device: str, seconds: float) -> list[Result]:
-    """Time every cell once per round, for about `seconds` and at least `group.min_rounds`."""
-    inputs = {
-        key: make_inputs(cell, device)
-        for key, cell in {(c.dtype, c.shape, c.layout): c for c in group.cells}.items()
-    }
-    timers = []
-    for cell in group.cells:
-        call = statement(cell, inputs[cell.dtype, cell.shape, cell.layout])
-        # benchmark.timer is the clock of torch.utils.benchmark: it waits for the device.
-        # Its own Timer adds two untimed calls to every block, dear at 16 M elements.
-        timers.append(Timer(call.text, timer=benchmark.timer, globals=dict(call.names)))
+def interleave(statements: Sequence[Statement], seconds: float, min_rounds: int) -> list[Timing]:
+    """Time each statement once per round, for about `seconds` and at least `min_rounds`.
 
-    threads_before = torch.get_num_threads()
-    order = list(range(len(timers)))
+    The clock waits for the device, so that statements may run on any.
+
+    Raises:
+        RuntimeError: a statement raised, and this is what.
+    """
+    keys = range(len(statements))
+    times, failed = take_turns(keys, lambda i: sampler(statements[i]), seconds, min_rounds)
+    if failed:
+        raise RuntimeError("; ".join(f"{statements[i].text}: {why}" for i, why in failed.items()))
+    return [times[i] for i in keys]
+
+
+def take_turns(
+    keys: Sequence[Key], prepare: Callable[[Key], Sampler], seconds: float, min_rounds: int
+) -> tuple[dict[Key, Timing], dict[Key, str]]:
+    """Sample each key once per round, for about `seconds` and at least `min_rounds`.
+
+    The order changes from round to round, so that nobody always has the same forerunner. What
+    raises is out, with its error, and leaves the others be.
+    """
+    failed: dict[Key, str] = {}
+    samplers: dict[Key, Sampler] = {}
+    times: dict[Key, list[float]] = {}
+    for key in keys:
+        try:
+            samplers[key] = prepare(key)
+        except Exception as error:
+            failed[key] = describe(error)
     shuffle = random.Random(0).shuffle
-    times: list[list[float]] = [[] for _ in timers]
-    try:
-        numbers = []
-        for cell, timer in zip(group.cells, timers, strict=True):
-            torch.set_num_threads(cell.threads)
-            numbers.append(_calls_per_block(timer))
-        end = time.perf_counter() + seconds
-        while len(times[0]) < group.min_rounds or time.perf_counter() < end:
+    rounds = 0
+    end = time.perf_counter() + seconds
+    while samplers and (rounds < min_rounds or time.perf_counter() < end):
+        order = list(samplers)
+        shuffle(order)
+        for key in order:
+            try:
+                times.setdefault(key, []).append(samplers[key]())
+            except Exception as error:
+                failed[key] = describe(error)
+                del samplers[key]
+        rounds += 1
+    return {key: quantiles(times[key]) for key in keys if key in samplers}, failed
+
+
+def sampler(statement: Statement) -> Sampler:
+    """Samples of a statement: the time of a block of calls, over their number."""
+    # benchmark.timer is the clock of torch.utils.benchmark: it waits for the device.
+    # Its own Timer adds two untimed calls to every block, dear at 16 M elements.
+    timer = Timer(statement.text, timer=benchmark.timer, globals=dict(statement.names))
+    with _threads(statement.threads):
+        number = _calls_per_block(timer)
+
+    def sample() -> float:
+        with _threads(statement.threads):
             # The first 2 ms of a block depend on what ran before it, by up to 15 % (seen with
-            # F.mish after copies): so a block goes untimed, and nobody always has the same
-            # forerunner. A call as long as a block warms itself.
-            shuffle(order)
-            for i in order:
-                torch.set_num_threads(group.cells[i].threads)
-                if numbers[i] > 1:
-                    timers[i].timeit(numbers[i])
-                times[i].append(timers[i].timeit(numbers[i]) / numbers[i])
+            # F.mish after copies): so a block goes untimed. A call as long as a block warms itself.
+            if number > 1:
+                timer.timeit(number)
+            return timer.timeit(number) / number
+
+    return sample
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
     finally:
-        torch.set_num_threads(threads_before)
-    return [
-        Result(group.suite, cell, quantiles(taken))
-        for cell, taken in zip(group.cells, times, strict=True)
-    ]
+        torch.set_num_threads(before)
 
 
 def _calls_per_block(timer: Timer) -> int:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 import mish_cuda
 from benchmarks.results import Timing
-from gpu.timing import elapsed, interleave
+from benchmarks.timing import take_turns
+from gpu.timing import elapsed
 
 CALLS = 2000
 ROUNDS = 21
@@ -27,8 +28,8 @@ def measure(device: str) -> dict[Key, Timing]:
         ("backward", "mish_cuda"): lambda: torch.ops.mish_cuda.mish_backward(x, x),
         ("backward", "F.mish"): lambda: torch.ops.aten.mish_backward(x, x),
     }
-    times, failed = interleave(
-        list(functions), lambda key: lambda: elapsed(functions[key], CALLS) / CALLS, ROUNDS
+    times, failed = take_turns(
+        list(functions), lambda key: lambda: elapsed(functions[key], CALLS) / CALLS, 0, ROUNDS
     )
     if failed:
         raise RuntimeError("; ".join(f"{' '.join(key)}: {why}" for key, why in failed.items()))

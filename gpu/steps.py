@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from benchmarks.results import describe
+
 Word = Literal["ok", "FAILED", "not run", "out of time"]
 
 
@@ -70,9 +72,3 @@ def attempt(step: Step, deadline: Deadline) -> Outcome:
         return Outcome("out of time", str(error))
     except Exception as error:
         return Outcome("FAILED", describe(error))
-
-
-def describe(error: Exception) -> str:
-    """The kind of an error, and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return ": ".join([type(error).__name__, *lines[:1]])

@@ -9,29 +9,24 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from benchmarks.cells import Cell
 from benchmarks.providers import Inputs, make_inputs
-from benchmarks.results import Result, Timing
-from benchmarks.timing import quantiles
+from benchmarks.results import Result, describe
+from benchmarks.timing import Sampler, take_turns
 from gpu.providers import call
-from gpu.steps import describe
 
 CACHES = 3  # the buffers' size over that of the L2 cache
 MOST_CALLS = 256  # in a rotation: below some 100,000 elements the cache is not left
 GRAPH_BYTES = 16e9  # 2 ms at 8 TB/s: beside it the gap between two replays is nothing
 ROUNDS = 7
 SAMPLE_SECONDS = 2e-3
-
-Key = TypeVar("Key")
-Sampler = Callable[[], float]  # seconds of one call
 
 
 @dataclass(frozen=True)
@@ -69,34 +64,13 @@ def measure(cells: Sequence[Cell], device: str) -> tuple[list[Result], list[Fail
     # One pool for all graphs: each may overwrite what another left, since nobody reads results.
     pool = torch.cuda.graph_pool_handle()
     calls = calls_per_graph(size, sets)
-    times, failures = interleave(cells, lambda cell: _capture(cell, inputs, calls, device, pool))
+    times, failures = take_turns(
+        cells, lambda cell: _capture(cell, inputs, calls, device, pool), 0, ROUNDS
+    )
     return (
         [Result("gpu", cell, timing) for cell, timing in times.items()],
         [Failure(cell, reason) for cell, reason in failures.items()],
     )
-
-
-def interleave(
-    keys: Sequence[Key], prepare: Callable[[Key], Sampler], rounds: int = ROUNDS
-) -> tuple[dict[Key, Timing], dict[Key, str]]:
-    """Samples each key once per round, in a random order, so that a slow spell of the machine hits
-    them all and nobody always has the same forerunner. What raises is out, with its error."""
-    samplers: dict[Key, Sampler] = {}
-    times: dict[Key, list[float]] = {key: [] for key in keys}
-    failed: dict[Key, str] = {}
-    shuffle = random.Random(0).shuffle
-    for _ in range(rounds):
-        order = [key for key in keys if key not in failed]
-        shuffle(order)
-        for key in order:
-            try:
-                if key not in samplers:
-                    samplers[key] = prepare(key)
-                times[key].append(samplers[key]())
-            except Exception as error:
-                failed[key] = describe(error)
-                samplers.pop(key, None)
-    return {key: quantiles(times[key]) for key in keys if key not in failed}, failed
 
 
 def _capture(cell: Cell, inputs: Sequence[Inputs], calls: int, device: str, pool: Any) -> Sampler:

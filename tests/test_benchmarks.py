@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import cli, tables
+from benchmarks import cli, run, tables
 from benchmarks.cells import (
     DTYPES,
     KERNEL_DIRECTIONS,
@@ -23,9 +23,11 @@ from benchmarks.cells import (
 )
 from benchmarks.claims import CPU_CLAIMS, Claim, Ratio, Verdict, claim_groups, judge
 from benchmarks.environment import Environment, collect
+from benchmarks.measure import measure
 from benchmarks.providers import make_inputs, statement
+from benchmarks.recording import INTERRUPTED
 from benchmarks.results import Result, Timing, open_writer, read
-from benchmarks.timing import measure, quantiles
+from benchmarks.timing import quantiles
 
 ENVIRONMENT = Environment(
     device="a device",
@@ -298,9 +300,9 @@ def test_ctrl_c_keeps_what_was_measured(
         done.append(group)
         return [result(cell, 1e-6) for cell in group.cells]
 
-    monkeypatch.setattr(cli, "measure", measure_two)
+    monkeypatch.setattr(run, "measure", measure_two)
     path = tmp_path / "a.csv"
-    assert cli.main(["run", "--device", "cpu", "--csv", str(path)]) == cli.INTERRUPTED
+    assert cli.main(["run", "--device", "cpu", "--csv", str(path)]) == INTERRUPTED
     assert [r.cell for r in read(path)[1]] == [cell for group in done for cell in group.cells]
     assert "Interrupted" in capsys.readouterr().out
 

@@ -20,6 +20,7 @@ from benchmarks.cells import DTYPES, Cell, Direction
 from benchmarks.environment import collect
 from benchmarks.providers import Inputs, make_inputs
 from benchmarks.results import Result, Timing, read
+from benchmarks.timing import Sampler, take_turns
 from conftest import needs_extension
 from gpu import (
     accuracy,
@@ -249,10 +250,10 @@ def test_as_many_results_live_as_there_are_sets() -> None:
 def test_providers_take_turns_in_changing_order() -> None:
     taken: list[str] = []
 
-    def prepare(key: str) -> timing.Sampler:
+    def prepare(key: str) -> Sampler:
         return lambda: taken.append(key) or 1.0
 
-    times, failed = timing.interleave("abcd", prepare, rounds=6)
+    times, failed = take_turns("abcd", prepare, seconds=0, min_rounds=6)
     rounds = [taken[i : i + 4] for i in range(0, 24, 4)]
     assert all(sorted(each) == list("abcd") for each in rounds)
     assert len({tuple(each) for each in rounds}) > 1
@@ -270,12 +271,12 @@ def test_one_that_raises_leaves_the_others_be() -> None:
             raise ValueError("the third\nsample")
         return 1.0
 
-    def prepare(key: str) -> timing.Sampler:
+    def prepare(key: str) -> Sampler:
         if key == "unprepared":
             raise KeyError
         return sample if key == "flaky" else lambda: 2.0
 
-    times, failed = timing.interleave(["unprepared", "flaky", "sound"], prepare, rounds=5)
+    times, failed = take_turns(["unprepared", "flaky", "sound"], prepare, seconds=0, min_rounds=5)
     assert failed == {"unprepared": "KeyError", "flaky": "ValueError: the third"}
     assert times == {"sound": Timing(5, 2.0, 2.0, 2.0)}
 
