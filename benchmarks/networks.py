@@ -45,7 +45,7 @@ def se_resnet18(
     the stem, and in each block after both convolutions, inside the squeeze-excite and after the
     sum. The sigmoid that ends the squeeze-excite stays: it is a gate between 0 and 1.
 
-    That is what the author's notebook replaces [1]; it follows the CIFAR-100 zoo of weiaicunzai [2],
+    That is what the author's notebook replaces [1]; it follows weiaicunzai's CIFAR-100 zoo [2],
     where the block ends in an activation before the squeeze-excite, as it does not in
     https://arxiv.org/abs/1709.01507. Two differences: the last stage has 512 channels as in the
     zoo (the notebook writes 516), and a convolution before a batch norm, which cancels a bias,
@@ -122,12 +122,13 @@ def csp_darknet(
     return nn.Sequential(*layers, *_classifier(before, classes))
 
 
-def mlp(activation: Activation, classes: int = 10, width: int = 256, blocks: int = 4) -> nn.Module:
+def mlp(activation: Activation, classes: int = 10, width: int = 512, blocks: int = 6) -> nn.Module:
     """The feed-forward half of a transformer, without attention.
 
     Each block is layer norm, a linear layer to 4 times `width`, the activation, a linear layer
     back, and the sum with the block's input: Vaswani et al., https://arxiv.org/abs/1706.03762,
-    section 3.3, with the norm before the layers as in GPT-2. One activation per block.
+    section 3.3, whose base model has this width and so many blocks, with the norm before the
+    layers as in GPT-2. One activation per block.
 
     Args:
         activation: makes one activation module, e.g. ``nn.Mish``.
@@ -136,7 +137,7 @@ def mlp(activation: Activation, classes: int = 10, width: int = 256, blocks: int
         blocks: number of blocks.
 
     Shape:
-        (N, width) to (N, classes).
+        (N, width) to (N, classes), where N counts tokens.
 
     Raises:
         ValueError: a size is less than 1.
