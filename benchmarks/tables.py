@@ -18,6 +18,7 @@ from benchmarks.cells import (
 )
 from benchmarks.claims import Verdict
 from benchmarks.results import Result
+from benchmarks.units import format_seconds, format_size, three_digits
 
 _NOTES = """\
 Times: medians of interleaved rounds; CPU threads: {threads}. M: 2^20 elements.
@@ -166,23 +167,6 @@ def claims_table(verdicts: Iterable[Verdict]) -> Table:
     return table
 
 
-def format_seconds(seconds: float) -> str:
-    """Three digits and the unit that suits."""
-    for unit, scale in (("ns", 1e9), ("µs", 1e6), ("ms", 1e3)):
-        if seconds * scale < 999.5:
-            return f"{_three_digits(seconds * scale)} {unit}"
-    return f"{_three_digits(seconds)} s"
-
-
-def format_size(numel: int) -> str:
-    """A count of elements, in M = 2^20 where it is a whole number of them."""
-    return f"{numel >> 20} M" if numel and numel % 2**20 == 0 else f"{numel:,}"
-
-
-def _three_digits(value: float) -> str:
-    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
-
-
 def _kernel_lines(results: Iterable[Result], direction: Direction) -> list[tuple[str, ...]]:
     """Text of the table's cells, ordered by dtype and then by size as they were measured."""
     by_input: dict[tuple[str, int], dict[str, Result]] = {}
@@ -203,7 +187,7 @@ def _figures(by_provider: dict[str, Result]) -> tuple[str, ...]:
     return (
         *(format_seconds(by_provider[name].timing.median) for name in KERNEL_PROVIDERS),
         f"{theirs.timing.median / ours.timing.median:.2f}x",
-        _three_digits(ours.gigabytes_per_second),
+        three_digits(ours.gigabytes_per_second),
         f"{share:.0%}",
     )
 
