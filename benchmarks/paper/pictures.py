@@ -1,0 +1,93 @@
+"""The paper's pictures of the function itself, from the ops of this library."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+import mish_cuda
+from benchmarks.networks import ACTIVATIONS as MODULES
+from benchmarks.paper.protocol import ACTIVATIONS
+from benchmarks.plots import INK, OURS, THEIRS, Picture, style
+
+SIDE = 400  # points of the landscape along each axis
+REACH = 10.0  # it goes from -REACH to REACH
+
+
+@style()
+def function() -> Picture:
+    """Mish with its first and second derivative, as mish_cuda's ops compute them in float64."""
+    x = torch.linspace(-6, 4, 2001, dtype=torch.float64, requires_grad=True)
+    value = mish_cuda.mish(x)
+    slope = _derivative(value, x)
+    curvature = _derivative(slope, x)
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for y, name, colour in (
+        (value, "f(x) = x tanh(softplus(x))", OURS),
+        (slope, "f'(x)", THEIRS),
+        (curvature, "f''(x)", "#009e73"),
+    ):
+        axes.plot(x.detach().numpy(), y.detach().numpy(), color=colour, label=name)
+    lowest = int(value.argmin())
+    place, least = x[lowest].item(), value[lowest].item()
+    axes.plot(place, least, "o", color=OURS)
+    axes.annotate(
+        f"minimum {least:.3f} at {place:.2f}",
+        (place, least),
+        xytext=(-6, -14),
+        textcoords="offset points",
+        ha="right",
+    )
+    axes.axhline(0, color=INK, linewidth=0.8)
+    axes.set(xlabel="x", ylim=(-0.75, 2.5), title="Mish and its derivatives")
+    axes.legend(loc="upper left")
+    words = f"f, f' and f'' from -6 to 4; the minimum is {least:.3f} at {place:.2f}"
+    return Picture("function", "Mish and its derivatives", words, figure)
+
+
+@style()
+def landscape(seed: int = 0) -> Picture:
+    """What a random network of five layers makes of the plane, with ReLU, Swish and Mish.
+
+    Two inputs, hidden layers of 64, 64, 32 and 16, one output; the same weights in all three, so
+    that what differs is the function's. As in the paper and, for Swish, in Ramachandran et al.,
+    https://arxiv.org/abs/1710.05941, but for the weights, of which those give no particulars.
+    """
+    line = torch.linspace(-REACH, REACH, SIDE)
+    points = torch.cartesian_prod(line, line)
+    figure = Figure(figsize=(10, 3.7), layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True)
+    for axes, name in zip(panels, ("ReLU", "Swish", "Mish"), strict=True):
+        with torch.no_grad():
+            output = random_network(name, seed)(points).view(SIDE, SIDE)
+        extent = (-REACH, REACH, -REACH, REACH)
+        axes.imshow(output.T.numpy(), origin="lower", extent=extent, cmap="viridis")
+        axes.set_title(f"{name}: {output.min().item():.2f} to {output.max().item():.2f}")
+        axes.grid(visible=False)
+    title = "Output of one random network of five layers over its two inputs"
+    figure.suptitle(title, x=0.01, ha="left")
+    return Picture(
+        "landscape", title, "ReLU creases the plane where Swish and Mish bend it", figure
+    )
+
+
+def random_network(activation: str, seed: int) -> nn.Module:
+    """Maps (N, 2) to (N, 1). Weights are those of He et al., https://arxiv.org/abs/1502.01852."""
+    sizes = (2, 64, 64, 32, 16, 1)
+    layers: list[nn.Module] = []
+    generator = torch.Generator().manual_seed(seed)
+    for before, after in itertools.pairwise(sizes):
+        layer = nn.Linear(before, after)
+        nn.init.kaiming_normal_(layer.weight, generator=generator)
+        nn.init.normal_(layer.bias, generator=generator)
+        layers += [layer, MODULES[ACTIVATIONS[activation]]()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _derivative(y: Tensor, x: Tensor) -> Tensor:
+    (result,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    return result

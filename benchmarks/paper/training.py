@@ -1,0 +1,129 @@
+"""Trains one network.
+
+Whatever is random follows from the seed and the number of the epoch alone: all activations start
+from the same weights and see the same batches, and a run that was cut off goes on as if it had not
+been.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from benchmarks.networks import ACTIVATIONS as MODULES
+from benchmarks.networks import se_resnet18
+from benchmarks.paper.data import Dataset
+from benchmarks.paper.protocol import ACTIVATIONS, Settings
+from benchmarks.paper.records import Checkpoint, Epoch, Run
+
+TEST_BATCH = 1000
+
+
+def train(
+    activation: str,
+    seed: int,
+    settings: Settings,
+    dataset: Dataset,
+    device: str,
+    checkpoint: Checkpoint,
+    on_epoch: Callable[[Epoch], None],
+) -> Run:
+    """One run, from its checkpoint if there is one. `on_epoch` is told what each epoch gave.
+
+    Bit for bit the same on a CPU with the same number of threads, interrupted or not. On CUDA the
+    weights and batches are the same, but not the order of every sum.
+    """
+    network = initial_network(activation, seed, settings, dataset).to(device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+    curve = checkpoint.load(network, optimizer)
+    while len(curve) < settings.epochs:
+        start = time.perf_counter()
+        order = epoch_generator(seed, len(curve))
+        loss = _train_epoch(network, optimizer, settings, dataset, device, order)
+        accuracy = _test(network, dataset, device)
+        curve.append(Epoch(len(curve) + 1, loss, accuracy, time.perf_counter() - start))
+        checkpoint.save(network, optimizer, curve)
+        on_epoch(curve[-1])
+    return Run(activation, seed, tuple(curve))
+
+
+def initial_network(activation: str, seed: int, settings: Settings, dataset: Dataset) -> nn.Module:
+    """The untrained network: the same weights for every activation."""
+    module = MODULES[ACTIVATIONS[activation]]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        channels = dataset.train_images.shape[1]
+        return se_resnet18(module, dataset.classes, channels, settings.width)
+
+
+def epoch_generator(seed: int, epoch: int) -> Generator:
+    """Of the order and the augmentation of the images in an epoch, counted from 0."""
+    return Generator().manual_seed(1_000_000 * seed + epoch)
+
+
+def augment(images: Tensor, generator: Generator) -> Tensor:
+    """Flips images of shape (N, C, H, W) with probability 0.4, then turns them by up to 30 degrees.
+
+    As the author's notebook does (protocol.py): the angle is uniform, each pixel is that nearest
+    to where it comes from, and 0 comes from outside.
+    """
+    count = len(images)
+    flip = torch.where(torch.rand(count, generator=generator) < 0.4, -1.0, 1.0)
+    angle = (torch.rand(count, generator=generator) * 2 - 1) * math.radians(30)
+    zero = torch.zeros(count)
+    rows = (
+        torch.stack((flip * angle.cos(), -flip * angle.sin(), zero), dim=1),
+        torch.stack((angle.sin(), angle.cos(), zero), dim=1),
+    )
+    where = torch.stack(rows, dim=1).to(images.device)
+    grid = F.affine_grid(where, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="nearest", align_corners=False)
+
+
+def _train_epoch(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    settings: Settings,
+    dataset: Dataset,
+    device: str,
+    generator: Generator,
+) -> float:
+    """The mean loss over the images."""
+    network.train()
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    order = torch.randperm(len(dataset.train_labels), generator=generator)
+    for batch in order.split(settings.batch_size):
+        images = dataset.train_images[batch].to(device) / dataset.white
+        labels = dataset.train_labels[batch].to(device)
+        if dataset.augmented:
+            images = augment(images, generator)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(_centred(images)), labels)
+        loss.backward()
+        optimizer.step()
+        total += loss.detach() * len(batch)
+    return total.item() / len(order)
+
+
+@torch.no_grad()
+def _test(network: nn.Module, dataset: Dataset, device: str) -> float:
+    """Percent of the test images that are classified right."""
+    network.eval()
+    right = 0
+    batches = zip(
+        dataset.test_images.split(TEST_BATCH), dataset.test_labels.split(TEST_BATCH), strict=True
+    )
+    for images, labels in batches:
+        logits = network(_centred(images.to(device) / dataset.white))
+        right += int((logits.argmax(1) == labels.to(device)).sum())
+    return 100 * right / len(dataset.test_labels)
+
+
+def _centred(images: Tensor) -> Tensor:
+    """From the range 0 to 1 to that of -1 to 1."""
+    return 2 * images - 1
