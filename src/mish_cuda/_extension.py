@@ -15,9 +15,10 @@ _REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."
 
 def _built_against() -> str | None:
     """The torch version that ``_C`` was built against, as the build wrote it down beside it."""
-    if importlib.util.find_spec("mish_cuda._build") is None:
+    try:
+        return str(importlib.import_module("mish_cuda._build").TORCH)
+    except Exception:  # missing, or damaged in whatever way: no reason for an import to fail
         return None
-    return str(importlib.import_module("mish_cuda._build").TORCH)
 
 
 def _minor(version: str) -> list[str]:
