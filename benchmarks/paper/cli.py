@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name not in ("matplotlib", "numpy", "rich", "scipy", "sklearn"):
             raise
         print(
-            f"{parser.prog} needs {error.name}, which is not installed: "
-            "pip install matplotlib numpy rich scipy scikit-learn",
+            f"{parser.prog}: expected the Python package {error.name}, which is not installed. "
+            "It comes with the extra paper: pip install --no-build-isolation -e '.[paper]'",
             file=sys.stderr,
         )
         return 2
@@ -204,21 +204,23 @@ def _train_all(args: argparse.Namespace, console: Console) -> None:
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(runs) * settings.epochs)
-        for name, seed in runs:
+        for place, (name, seed) in enumerate(runs):
             if (name, seed) in finished:
-                progress.advance(task, settings.epochs)
                 continue
+            text = f"{name}, seed {seed}"
+            progress.update(task, completed=place * settings.epochs, description=text)
 
-            def show(epoch: Epoch, text: str = f"{name}, seed {seed}") -> None:
-                progress.advance(task)
-                description = f"{text}: {epoch.test_accuracy:.2f} % right"
-                progress.update(task, description=description)
+            def show(epoch: Epoch, place: int = place, text: str = text) -> None:
+                progress.update(
+                    task,
+                    completed=place * settings.epochs + epoch.epoch,
+                    description=f"{text}: {epoch.test_accuracy:.2f} % right",
+                )
 
-            progress.update(task, description=f"{name}, seed {seed}")
             checkpoint = journal.checkpoint(name, seed)
             run = train(name, seed, settings, dataset, args.device, checkpoint, show)
             journal.add(run)
-            console.print(f"{name}, seed {seed}: {run.accuracy:.2f} % of the test images right")
+            console.print(f"{text}: {run.accuracy:.2f} % of the test images right")
 
 
 def _plot(args: argparse.Namespace) -> int:
@@ -232,19 +234,20 @@ def _show(folder: Path, console: Console) -> None:
     """Prints the summary of the runs in a folder, writes it there and draws the plots."""
     from benchmarks.paper import plots, tables
     from benchmarks.paper.records import read
-    from benchmarks.plots import save
+    from benchmarks.plots import save, sign
 
     study = read(folder)
     (folder / "summary.md").write_text(tables.markdown(study), encoding="utf-8")
-    paths = [save(draw(study), folder, "png") for draw in (plots.accuracies, plots.curves)]
+    for picture in (plots.accuracies(study), plots.curves(study)):
+        sign(picture, study.environment.summary())
+        save(picture, folder / f"{picture.name}.png")
     console.print(tables.rich_table(tables.results(study.runs), tables.title(study)))
     console.print(f"{tables.training(study)}. {tables.verdict(study.runs)}")
     console.print(tables.NOTES, style="dim")
     console.print(tables.rich_table(tables.paper()))
     console.print(study.environment.summary())
-    console.print(
-        f"Data: {folder}/runs.csv, curves.csv, summary.md, {', '.join(p.name for p in paths)}"
-    )
+    files = "runs.csv, curves.csv, summary.md, accuracy.png, curves.png"
+    console.print(f"In {folder}: {files}")
 
 
 def _pictures(args: argparse.Namespace) -> int:
@@ -252,6 +255,8 @@ def _pictures(args: argparse.Namespace) -> int:
     from benchmarks.plots import save
 
     args.output.mkdir(parents=True, exist_ok=True)
-    for draw in (pictures.function, pictures.landscape):
-        print(save(draw(), args.output, "png"))
+    for picture in (pictures.function(), pictures.landscape()):
+        path = args.output / f"{picture.name}.png"
+        save(picture, path)
+        print(path)
     return 0

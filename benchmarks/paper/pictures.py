@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 
 import torch
+from matplotlib import colormaps
+from matplotlib.colors import LightSource
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ from benchmarks.paper.protocol import ACTIVATIONS
 from benchmarks.plots import INK, OURS, THEIRS, Picture, style
 
 SIDE = 400  # points of the landscape along each axis
-REACH = 10.0  # it goes from -REACH to REACH
+REACH = 3.0  # they go from -REACH to REACH
 
 
 @style()
@@ -43,6 +45,7 @@ def function() -> Picture:
         ha="right",
     )
     axes.axhline(0, color=INK, linewidth=0.8)
+    axes.margins(x=0)
     axes.set(xlabel="x", ylim=(-0.75, 2.5), title="Mish and its derivatives")
     axes.legend(loc="upper left")
     words = f"f, f' and f'' from -6 to 4; the minimum is {least:.3f} at {place:.2f}"
@@ -50,33 +53,37 @@ def function() -> Picture:
 
 
 @style()
-def landscape(seed: int = 0) -> Picture:
+def landscape(seed: int = 1) -> Picture:
     """What a random network of five layers makes of the plane, with ReLU, Swish and Mish.
 
-    Two inputs, hidden layers of 64, 64, 32 and 16, one output; the same weights in all three, so
-    that what differs is the function's. As in the paper and, for Swish, in Ramachandran et al.,
-    https://arxiv.org/abs/1710.05941, but for the weights, of which those give no particulars.
+    The three have the same weights, so that what differs is the function's. As in the paper, and
+    in that of Swish, https://arxiv.org/abs/1710.05941, whose networks are not known to the weight;
+    the light from the side is added, for it shows creases that colours hide.
     """
     line = torch.linspace(-REACH, REACH, SIDE)
     points = torch.cartesian_prod(line, line)
+    light = LightSource(azdeg=315, altdeg=35)
     figure = Figure(figsize=(10, 3.7), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
     for axes, name in zip(panels, ("ReLU", "Swish", "Mish"), strict=True):
         with torch.no_grad():
-            output = random_network(name, seed)(points).view(SIDE, SIDE)
-        extent = (-REACH, REACH, -REACH, REACH)
-        axes.imshow(output.T.numpy(), origin="lower", extent=extent, cmap="viridis")
-        axes.set_title(f"{name}: {output.min().item():.2f} to {output.max().item():.2f}")
+            output = random_network(name, seed)(points).view(SIDE, SIDE).double()
+        height = ((output - output.mean()) / output.std()).T.numpy()
+        step = 2 * REACH / SIDE
+        shaded = light.shade(height, colormaps["viridis"], blend_mode="soft", dx=step, dy=step)
+        axes.imshow(shaded, origin="lower", extent=(-REACH, REACH, -REACH, REACH))
+        axes.set_title(f"{name}: from {output.min().item():.1f} to {output.max().item():.1f}")
         axes.grid(visible=False)
-    title = "Output of one random network of five layers over its two inputs"
+    title = "Output of a random network of five layers over its two inputs, lit from the top left"
     figure.suptitle(title, x=0.01, ha="left")
-    return Picture(
-        "landscape", title, "ReLU creases the plane where Swish and Mish bend it", figure
-    )
+    return Picture("landscape", title, "ReLU creases the plane, Swish and Mish bend it", figure)
 
 
 def random_network(activation: str, seed: int) -> nn.Module:
-    """Maps (N, 2) to (N, 1). Weights are those of He et al., https://arxiv.org/abs/1502.01852."""
+    """Maps (N, 2) to (N, 1) through hidden layers of 64, 64, 32 and 16.
+
+    Weights as in He et al., https://arxiv.org/abs/1502.01852; biases from a normal distribution.
+    """
     sizes = (2, 64, 64, 32, 16, 1)
     layers: list[nn.Module] = []
     generator = torch.Generator().manual_seed(seed)

@@ -45,7 +45,7 @@ def curves(study: Study) -> Picture:
     loss.set_title("Loss in training")
     loss.yaxis.set_major_formatter(lambda value, _: f"{10**value:.1g}")
     for axes in (accuracy, loss):
-        axes.set_xlabel("epoch; lines: means over the seeds, bands: ± standard deviation")
+        axes.set_xlabel("epoch; lines: means over the seeds; bands: ± standard deviation")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     title = tables.title(study)
     figure.suptitle(title, x=0.01, ha="left")
@@ -55,7 +55,7 @@ def curves(study: Study) -> Picture:
 @style()
 def accuracies(study: Study) -> Picture:
     """Final accuracies, in a panel of their own beside those that the paper's author published."""
-    figure = Figure(figsize=(10, 2.9), layout="constrained")
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
     ours, *theirs = figure.subplots(1, 4, sharey=True, width_ratios=(1.6, 1, 1, 1))
     found = samples(study.runs)
     for sample in found:
@@ -65,7 +65,10 @@ def accuracies(study: Study) -> Picture:
         heights = place + np.linspace(-0.3, 0.3, len(sample.accuracies))
         ours.plot(sample.accuracies, heights, ".", color=colour, alpha=0.6)
         _mark(ours, place, sample.mean, sample.std, colour)
-    ours.set_title(f"{study.settings.dataset}, measured here:\n{len(found[0].seeds)} seeds")
+    ours.set_title(
+        f"{study.settings.dataset}, measured here:\nmean ± standard deviation, seeds as dots"
+    )
+    ours.set_xlabel("accuracy, %")
     ours.set_yticks(range(len(ACTIVATIONS)), list(ACTIVATIONS))
     ours.set_ylim(len(ACTIVATIONS) - 0.5, -0.5)
     singles = {
@@ -82,8 +85,8 @@ def accuracies(study: Study) -> Picture:
         for place, activation in enumerate(ACTIVATIONS):
             _mark(axes, place, *figures[activation], OF_ACTIVATION[activation], filled=False)
         axes.set_title(name)
+        axes.set_xlabel("accuracy, %")
         axes.margins(x=0.15)
-    figure.supxlabel("test accuracy, %; bars: mean ± standard deviation", fontsize=9)
     words = "; ".join(f"{s.activation} {tables.spread(s.mean, s.std)}" for s in found)
     return Picture("accuracy", tables.title(study), words, figure)
 

@@ -108,10 +108,12 @@ class Journal:
     Every file is replaced as a whole: wherever a process is killed, it leaves the old or the new.
 
     Raises:
-        ValueError: the folder has runs, finished or not, of another `identity`.
+        OSError: there cannot be such a folder.
+        ValueError: it has runs, finished or not, of another `identity`.
     """
 
     def __init__(self, folder: Path, settings: Settings, environment: Environment) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._settings = settings
         self._environment = environment

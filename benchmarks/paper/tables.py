@@ -57,7 +57,7 @@ def results(runs: Iterable[Run]) -> Rows:
     """A row for each activation."""
     runs = list(runs)
     against = {comparison.other: comparison for comparison in comparisons(runs)}
-    rows = [["activation", "runs", "accuracy", f"{SUBJECT} minus", "95 %", "p", "p (Holm)"]]
+    rows = [["activation", "runs", "accuracy", f"{SUBJECT}\nminus", "95 %", "p", "p\n(Holm)"]]
     for sample in samples(runs):
         row = [sample.activation, str(len(sample.seeds)), spread(sample.mean, sample.std)]
         if c := against.get(sample.activation):
@@ -153,5 +153,5 @@ def _and(names: Sequence[str]) -> str:
 
 def _markdown_table(rows: Rows) -> str:
     line = ["---", *["---:"] * (len(rows[0]) - 1)]
-    header = [name.replace("\n", ", ") for name in rows[0]]
+    header = [" ".join(name.split("\n")) for name in rows[0]]
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, line, *rows[1:]))
