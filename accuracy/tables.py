@@ -21,6 +21,10 @@ rounded. reference: what the others are judged by, itself judged by mpmath, at
 the worst x of every interval and at others; it has to be within a hundredth of
 the bound."""
 
+ERROR_HEADER = (
+    *("function", "x", "required", "error", "at", "right"),
+    *("F.mish: error", "F.mish: at", "F.mish: right", "reference"),
+)
 _HEADER = ("x", "path", "tried", "error", "at", "right", "required", "ok")
 _SAME_HEADER = ("path", "the same bits as", "dtype", "of", "tried", "differ", "ok")
 
@@ -36,13 +40,10 @@ def error_tables(verdicts: Iterable[Verdict]) -> list[Table]:
     return list(tables.values())
 
 
-def error_markdown(verdicts: Iterable[Verdict]) -> str:
-    """One line for each finite region: the worst of all instruction sets, F.mish, the reference."""
-    figures = ("error", "at", "right")
-    rows = [
-        ("function", "x", "required", *figures, *(f"F.mish: {f}" for f in figures), "reference"),
-        (*["---"] * 3, *["---:"] * 7),
-    ]
+def error_lines(verdicts: Iterable[Verdict]) -> list[tuple[str, ...]]:
+    """Text of the columns of ERROR_HEADER: one line for each finite region, with the worst of all
+    instruction sets, F.mish, and the reference."""
+    lines: list[tuple[str, ...]] = []
     for title, region, group in _regions(verdicts):
         if math.isnan(region.low):
             continue
@@ -57,7 +58,13 @@ def error_markdown(verdicts: Iterable[Verdict]) -> str:
         bound = region.bound
         reference = _error(known, bound)[0]
         cells = (*_figures(ours, bound), *_figures(native, bound), reference)
-        rows.append((title, _x(region), str(bound), *cells))
+        lines.append((title, _x(region), str(bound), *cells))
+    return lines
+
+
+def error_markdown(verdicts: Iterable[Verdict]) -> str:
+    """The same as a table in Markdown."""
+    rows = [ERROR_HEADER, (*["---"] * 3, *["---:"] * 7), *error_lines(verdicts)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
