@@ -302,7 +302,7 @@ def test_a_part_that_fails_is_told_in_its_place(
     # Without devices nothing is checked.
     assert command.main([]) == (1 if name in ("devices", "self_check") else 0)
     text = capsys.readouterr().out
-    assert f"{command.TITLES[name]}\n  error         RuntimeError: out of luck\n" in text
+    assert f"{command.TITLES[name]}\n  error  RuntimeError: out of luck\n" in text
     assert command.TITLES["advice"] in text
 
 
@@ -587,7 +587,7 @@ def test_wrong_kernels_end_with_status_1(
     monkeypatch.setattr(functional, "_mish", F.mish)
     assert command.main([]) == 1
     text = capsys.readouterr().out
-    assert "  passed        no\n" in text
+    assert "  passed    no\n" in text
     assert "cpu, float32, forward: got nan at x = -inf, expected -0.0" in text
     assert ("export MISH_CUDA_EAGER=1" in text) == (C is not None)
 

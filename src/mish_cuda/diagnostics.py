@@ -248,11 +248,12 @@ def _try_torch(device: str, dtype: torch.dtype) -> None:
 
 
 def covers(architectures: str, capability: tuple[int, int]) -> bool | None:
-    """Whether code built for a TORCH_CUDA_ARCH_LIST runs on a GPU; None if the list has names.
+    """Whether code built for a TORCH_CUDA_ARCH_LIST runs on a GPU; None if a name may cover it.
 
-    Code for x.y runs on x.z from z = y on, PTX on all that is newer, and either, if it is for x.ya,
-    on x.y alone.
-    https://docs.nvidia.com/cuda/cuda-compiler-driver-nvcc/#gpu-compilation
+    Code for x.y runs on x.z from z = y on, and PTX on all that is newer
+    (https://docs.nvidia.com/cuda/cuda-programming-guide/01-introduction/cuda-platform.html).
+    Either, if it is for x.ya, runs on x.y alone, and PTX for x.yf where the code does
+    (https://developer.nvidia.com/blog/nvidia-blackwell-and-nvidia-cuda-12-9-introduce-family-specific-architecture-features).
     """
     unknown = False
     for architecture in re.split(r"[;\s]+", architectures.strip()):
@@ -268,6 +269,7 @@ def covers(architectures: str, capability: tuple[int, int]) -> bool | None:
 
 
 def self_check(names: list[str]) -> Facts:
+    """Values and gradients of every dtype on these devices, see selfcheck.py."""
     start = time.perf_counter()
     threads = torch.get_num_threads()
     # On a busy machine every call that waits for a second thread takes some 15 ms.
@@ -334,6 +336,8 @@ def _benchmark(device: str, dtype: torch.dtype) -> list[Facts]:
         "backward": ("ours.mish_backward(x, g)", "aten.mish_backward(g, x)"),
     }
     timers = [Timer(text, globals=names) for pair in statements.values() for text in pair]
+    # Interleaved, so that what else the machine does falls on all of them: 15 rounds, in which each
+    # is called for a millisecond.
     numbers = [max(1, int(1e-3 / timer.timeit(2).mean)) for timer in timers]
     rounds = [
         [timer.timeit(number).mean for timer, number in zip(timers, numbers, strict=True)]
