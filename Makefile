@@ -32,10 +32,12 @@ BUILD_TOOLS := "setuptools>=64" wheel ninja cmake
 JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
 SOURCES := $(shell find csrc accuracy sass tests/cpp examples/cpp -name "*.h" -o -name "*.cpp" -o -name "*.cu" -o -name "*.cuh")
 
-.PHONY: help bench accuracy test lint format cpp-test test-cuda-build test-matrix gpu sass clean environment cuda-environment build
+.PHONY: help bench models paper accuracy test lint format cpp-test test-cuda-build test-matrix gpu sass clean environment cuda-environment build
 
 help:
-	@echo "make bench            measure on this machine, print a table and leave a CSV"
+	@echo "make bench            measure on this machine: tables, a CSV and a page with plots"
+	@echo "make models           the same for training steps and inference of whole networks"
+	@echo "make paper            the paper's comparison of activations, on small data: tables, plots"
 	@echo "make accuracy         prove the error bounds on this CPU: a table, a CSV and a plot"
 	@echo "make test             the fast tests, of the maths in C++ and of everything in Python"
 	@echo "make lint             check format, style and types"
@@ -50,6 +52,15 @@ help:
 bench: EXTRAS := bench
 bench: build
 	$(ENV_PYTHON) -m benchmarks run
+	$(ENV_PYTHON) -m benchmarks report mish_benchmark.csv
+
+models: EXTRAS := bench
+models: build
+	$(ENV_PYTHON) -m benchmarks models
+
+paper: EXTRAS := paper
+paper: build
+	$(ENV_PYTHON) -m benchmarks.paper run
 
 accuracy: EXTRAS := accuracy
 accuracy: build
@@ -117,7 +128,7 @@ gpu: STARTED := $(shell date +%s)
 gpu: $(ENV_PYTHON)
 	archs=$$($(ENV_PYTHON) -m gpu.devices) && MISH_CUDA_BUILD=cuda TORCH_CUDA_ARCH_LIST=$$archs \
 		$(ENV_PYTHON) -m pip install --quiet --no-index --no-build-isolation --no-deps -e .
-	@$(ENV_PYTHON) -m mish_cuda
+	-@$(ENV_PYTHON) -m mish_cuda
 	$(ENV_PYTHON) -m gpu --started $(STARTED)
 
 sass: cuda-environment
@@ -142,7 +153,7 @@ cuda-environment: .venv-cuda/bin/python
 # Always asks ninja, which compiles only what changed: sources, torch, compiler or mode.
 build: environment
 	$(ENV_PYTHON) -m pip install --quiet --no-build-isolation -e ".$(EXTRAS:%=[%])"
-	@$(ENV_PYTHON) -m mish_cuda
+	-@$(ENV_PYTHON) -m mish_cuda
 
 %/bin/python:
 	@$(PYTHON) -m venv $(if $(findstring torch,$(KIND)),--system-site-packages) $* || { rm -rf $*; \
