@@ -39,15 +39,23 @@ def write(path: Path, environment: Environment, rows: Iterable[Row]) -> None:
 
 
 def read(path: Path) -> tuple[Environment, list[Row]]:
-    """What `write` wrote."""
+    """What `write` wrote.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it has other columns, or a row of it does not parse.
+    """
     with path.open(newline="", encoding="utf-8") as file:
         lines = list(file)
     facts = list(itertools.takewhile(lambda line: line.startswith("#"), lines))
     known = dict(line[2:].rstrip("\n").split(": ", 1) for line in facts if ": " in line)
     reader = csv.DictReader(lines[len(facts) :])
-    if missing := {*_COLUMNS, *REQUIRED} - {*(reader.fieldnames or ()), *known}:
-        raise ValueError(f"{path} is no accuracy file: it lacks {', '.join(sorted(missing))}")
-    return Environment.from_row(known), [_from_text(r) for r in reader]
+    try:
+        if missing := {*_COLUMNS, *REQUIRED} - {*(reader.fieldnames or ()), *known}:
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        return Environment.from_row(known), [_from_text(row) for row in reader]
+    except (ValueError, TypeError, csv.Error) as error:  # TypeError: a row too short
+        raise ValueError(f"{path} is no accuracy file, or a damaged one: {error}") from error
 
 
 _KEYS = ("function", "path", "dtype", "reference")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import re
+import textwrap
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -85,7 +87,7 @@ STYLE: Any = {
 
 SIZES = (65_536, 2**20, 2**24)  # of the speed-up bars
 _WIDTH = 4.6  # inches, of all but the overview
-_CHARACTER = 6.3 / 72  # inches, about
+_CHARACTER = 5.5 / 72  # inches, about
 _ROW = 0.24  # inches from one bar to the next
 _GAP = 0.065  # of an axis, between two labels of lines
 
@@ -129,10 +131,10 @@ def draw(results: Sequence[Result], sizes: Sequence[int]) -> tuple[list[Picture]
     """
     kinds = (
         ("speed-up", "mish_cuda and F.mish on the same input", speed_ups(results, sizes)),
+        ("whole networks", "suite models", networks(results)),
+        ("peak memory", "forward+backward with its peak memory", memory(results)),
         ("speed-up under torch.compile", "suite compiled", compiled(results)),
         ("GB/s over size", "suite kernels or gpu", rates(results)),
-        ("peak memory", "forward+backward with its peak memory", memory(results)),
-        ("whole networks", "suite models", networks(results)),
     )
     missing = [f"{kind}: no rows of {needs}" for kind, needs, pictures in kinds if not pictures]
     if strided := sum(r.cell.layout != "x" for r in results):
@@ -143,7 +145,10 @@ def draw(results: Sequence[Result], sizes: Sequence[int]) -> tuple[list[Picture]
 @style()
 def sign(picture: Picture, text: str) -> None:
     """Say in small print below a picture where its data are from."""
-    picture.figure.supxlabel(text, x=0.01, ha="left", fontsize=7, color=MUTED, wrap=True)
+    figure = picture.figure
+    lines = textwrap.wrap(text, int(18 * figure.get_figwidth()))
+    figure.set_figheight(figure.get_figheight() + 0.12 * len(lines) + 0.1)
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7, color=MUTED)
 
 
 @style()
@@ -183,7 +188,7 @@ def overview(results: Iterable[Result], sizes: Sequence[int]) -> list[Picture]:
     fewest = min(threads for threads, _ in bars)
     of_size = {size: group for (threads, size), group in bars.items() if threads == fewest}
     chosen = _measured(sizes, of_size)
-    figure = _figure(9, 1.1 + max(_height(of_size[size]) for size in chosen))
+    figure = _figure(9, 0.9 + max(_height(of_size[size]) for size in chosen))
     width = 9 / len(chosen)
     panels = figure.subplots(1, len(chosen), sharex=True, sharey=True, squeeze=False)[0]
     for size, axes in zip(chosen, panels, strict=True):
@@ -381,7 +386,7 @@ def _time_bars(results: Iterable[Result]) -> list[Bar]:
 
 
 def _bars_picture(name: str, title: str, bars: Sequence[Bar], one: str = "") -> Picture:
-    figure = _figure(_WIDTH, 0.45 + _height(bars) + (_ROW if one else 0))
+    figure = _figure(_WIDTH, 0.5 + _height(bars) + (_ROW if one else 0))
     axes = figure.subplots()
     _draw_bars(axes, bars, _WIDTH, one)
     _title(figure, title)
@@ -396,7 +401,8 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _title(figure: Figure, title: str, **style: Any) -> None:
-    figure.suptitle(title, **{"x": 0.01, "ha": "left", "fontsize": 11, **style})
+    wrapped = textwrap.fill(title, int(11 * figure.get_figwidth()))
+    figure.suptitle(wrapped, **{"x": 0.01, "ha": "left", "fontsize": 11, **style})
 
 
 def _height(bars: Sequence[Bar]) -> float:
@@ -406,7 +412,7 @@ def _height(bars: Sequence[Bar]) -> float:
 
 def _end(bars: Sequence[Bar], width: float) -> float:
     """Where an axis has to end for the texts to fit, if names and axis have so many inches."""
-    width = max(width - _CHARACTER * max(len(bar.label) for bar in bars) - 0.2, 1)
+    width = max(width - _CHARACTER * max(len(_shorten(bar.label)) for bar in bars) - 0.2, 1)
     ends = [bar.value / max(1 - _CHARACTER * (len(bar.text) + 1) / width, 0.3) for bar in bars]
     return max(ends) or 1
 
@@ -438,7 +444,7 @@ def _draw_bars(axes: Axes, bars: Sequence[Bar], width: float, one: str = "") -> 
         if one:  # not through the names of the groups
             axes.vlines(1, first - 0.5, row - 0.5, color=INK, linewidth=1, linestyle="dashed")
     axes.barh(rows, [bar.value for bar in bars], height=0.8, color=[bar.colour for bar in bars])
-    axes.set_yticks(rows, [bar.label for bar in bars])
+    axes.set_yticks(rows, [_shorten(bar.label) for bar in bars])
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, _end(bars, width))
     axes.set_ylim(row - 0.5 + bool(one), -0.6)
@@ -459,6 +465,8 @@ def _draw_bars(axes: Axes, bars: Sequence[Bar], width: float, one: str = "") -> 
 
 def _draw_rates(axes: Axes, rows: Sequence[Result]) -> None:
     """Medians, between p20 and p80, with the name of each line at its end."""
+    from matplotlib.ticker import LogLocator
+
     axes.set(xscale="log", yscale="log")
     ends = {}
     for provider, line in _group(rows, lambda r: r.cell.provider).items():
@@ -480,11 +488,18 @@ def _draw_rates(axes: Axes, rows: Sequence[Result]) -> None:
         )
         axes.fill_between(sizes, slow, fast, color=colour, alpha=0.15, linewidth=0)
         ends[provider] = (line[-1].cell.numel, line[-1].gigabytes_per_second)
-    sizes = sorted({r.cell.numel for r in rows})
-    shown = sizes[:: -(-len(sizes) // 6)]
-    axes.set_xticks(shown, [format_size(size) for size in shown])
+    axes.xaxis.set_major_locator(LogLocator(base=2, numticks=6))
+    axes.xaxis.set_major_formatter(lambda size, _: _short_size(size))
     axes.xaxis.minorticks_off()
+    slowest = min(r.gigabytes_per_second for r in rows)
+    fastest = max(r.gigabytes_per_second for r in rows)
+    # At least a factor of 4, so that there is a tick, at 1, 2 or 5 if not at 10.
+    axes.set_ylim(slowest / 2, fastest * 2)
+    axes.yaxis.set_major_locator(
+        LogLocator(subs=(1, 2, 5) if fastest < 100 * slowest else (1,), numticks=12)
+    )
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.minorticks_off()
     heights = {
         provider: float(axes.transLimits.transform(axes.transScale.transform(end))[1])
         for provider, end in ends.items()
@@ -492,7 +507,7 @@ def _draw_rates(axes: Axes, rows: Sequence[Result]) -> None:
     names = sorted(heights, key=lambda name: heights[name])
     for provider, height in zip(names, _spread(sorted(heights.values())), strict=True):
         axes.annotate(
-            provider,
+            _shorten(provider),
             (1.02, height),
             xycoords="axes fraction",
             va="center",
@@ -511,6 +526,16 @@ def _spread(heights: Sequence[float]) -> list[float]:
         moved[i] = min(moved[i], ceiling)
         ceiling = moved[i] - _GAP
     return moved
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= 24 else f"{name[:23]}…"
+
+
+def _short_size(count: float) -> str:
+    """A count with a binary prefix, for the ticks of an axis."""
+    power = max(0, min(int(math.log2(count)) // 10, 3))
+    return f"{count / 2 ** (10 * power):g} {['', 'K', 'M', 'G'][power]}".strip()
 
 
 def _colour(provider: str) -> str:

@@ -70,7 +70,8 @@ def markdown(sections: Sequence[Section]) -> str:
         parts.append(f"## {_escape(section.title)}")
         parts.append("\n".join(f"- {key}: {_escape(fact)}" for key, fact in section.facts.items()))
         for table in section.tables:
-            parts += [f"### {_escape(table.title)}", _markdown(table), _escape(table.note)]
+            parts += [f"### {_escape(table.title)}", _markdown(table)]
+            parts += [_escape(table.note)] if table.note else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -114,8 +115,7 @@ def _facts(facts: Environment) -> dict[str, str]:
         "mish_cuda": f"{facts.mish_cuda} ({facts.backend})",
         "commit": facts.commit,
         "torch": facts.torch,
-        "CUDA": facts.cuda or "none",
-        "driver": facts.driver or "none",
+        **({"CUDA": facts.cuda, "driver": facts.driver} if facts.cuda else {}),
         "Python": facts.python,
         "date": facts.date,
         "command": facts.command,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.cells import COMPILED, DTYPES, KERNEL_DIRECTIONS, Cell
 from benchmarks.claims import judge
@@ -16,7 +16,8 @@ ByProvider = Mapping[str, Result]
 
 @dataclass(frozen=True)
 class Table:
-    """The first `names` columns say what the others are figures of."""
+    """The first `names` columns say what the others are figures of. Of tables that are read alike,
+    the last has the note."""
 
     title: str
     note: str
@@ -43,11 +44,9 @@ def _networks(results: Sequence[Result]) -> list[Table]:
     from benchmarks import model_tables  # not above: for names it builds all networks
 
     header = [name.replace("\n", " ") for name in model_tables.HEADER]
-    note = " ".join(model_tables.NOTES.split())
-    return [
-        Table(title, note, header, lines, names=1)
-        for title, lines in model_tables.model_lines(results).items()
-    ]
+    lines = model_tables.model_lines(results)
+    tables = [Table(title, "", header, rows, names=1) for title, rows in lines.items()]
+    return _with_note(tables, " ".join(model_tables.NOTES.split()))
 
 
 def _kernels(results: Sequence[Result]) -> list[Table]:
@@ -64,17 +63,15 @@ def _kernels(results: Sequence[Result]) -> list[Table]:
                 (*key, *_times(measured, providers), *_figures(measured))
                 for key, measured in _by_input(alike, lambda cell: cell.provider).items()
             ]
-            tables.append(
-                Table(
-                    f"{direction}, CPU threads: {threads}",
-                    "Medians of the time of a call. Speed-up: time of F.mish / time of mish_cuda. "
-                    "GB/s: of mish_cuda, and its share of the copy's. M: 2^20 elements.",
-                    ("dtype", "size", *providers, "speed-up", "GB/s", "of copy"),
-                    rows,
-                    names=2,
-                )
-            )
-    return tables
+            header = ("dtype", "size", *providers, "speed-up", "GB/s", "of copy")
+            tables.append(Table(f"{direction}, CPU threads: {threads}", "", header, rows, names=2))
+    return _with_note(
+        [table for table in tables if table.rows],
+        "Medians of the time of a call. Speed-up: time of F.mish / time of mish_cuda. GB/s: of "
+        "mish_cuda, and its share of the copy's. M: 2^20 elements. naive: x * tanh(softplus(x)) in "
+        "eager calls; memory-efficient: the same, saving x alone. copy: out.copy_(x), in place of "
+        "a backward torch.add(g, x, out=out).",
+    )
 
 
 def _memory(results: Sequence[Result]) -> Table:
@@ -138,6 +135,10 @@ def _errors(source: Source) -> Table:
     return Table(
         title, note, tables.ERROR_HEADER, tables.error_lines(judge(source.errors)), names=3
     )
+
+
+def _with_note(tables: list[Table], note: str) -> list[Table]:
+    return [*tables[:-1], *(replace(table, note=note) for table in tables[-1:])]
 
 
 def _by_input(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import sys
 from collections.abc import Sequence
@@ -72,10 +71,7 @@ def _read(path: Path, name: str) -> Source:
         return Source(path, name, facts, speeds, [])
     from accuracy import results as accuracy_results
 
-    try:
-        facts, errors = accuracy_results.read(path)
-    except (TypeError, csv.Error) as error:  # TypeError: a row too short
-        raise ValueError(f"{path} is damaged: {error}") from error
+    facts, errors = accuracy_results.read(path)
     if not errors:
         raise ValueError(f"{path} holds no rows: nothing was measured")
     return Source(path, name, facts, [], errors)
