@@ -242,8 +242,9 @@ def _show(folder: Path, console: Console) -> None:
         sign(picture, study.environment.summary())
         save(picture, folder / f"{picture.name}.png")
     console.print(tables.rich_table(tables.results(study.runs), tables.title(study)))
-    console.print(f"{tables.training(study)}. {tables.verdict(study.runs)}")
+    console.print(f"{tables.training(study)}.", tables.verdict(study.runs), sep="\n")
     console.print(tables.NOTES, style="dim")
+    console.print(tables.SHOWS[study.settings.dataset], style="dim")
     console.print(tables.rich_table(tables.paper()))
     console.print(study.environment.summary())
     files = "runs.csv, curves.csv, summary.md, accuracy.png, curves.png"

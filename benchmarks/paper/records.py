@@ -128,11 +128,9 @@ class Journal:
         for path in sorted((folder / CHECKPOINTS).glob("*.pt")):
             self._refuse_other(path, _load(path)["identity"])
 
-    def finished(self) -> dict[tuple[str, int], float]:
-        """The accuracy of each finished run by activation and seed."""
-        return {
-            (row["activation"], int(row["seed"])): float(row["test_accuracy"]) for row in self._rows
-        }
+    def finished(self) -> set[tuple[str, int]]:
+        """Activation and seed of the runs that are recorded."""
+        return {(row["activation"], int(row["seed"])) for row in self._rows}
 
     def checkpoint(self, activation: str, seed: int) -> Checkpoint:
         """That of a run."""
@@ -145,11 +143,11 @@ class Journal:
         curves = [key | asdict(epoch) for epoch in run.curve]
         # The curve first: a run is finished once it is in RUNS. A process killed between the two
         # leaves a curve without a run, which this replaces.
-        finished = {(row["activation"], str(row["seed"])) for row in self._rows}
+        finished = self.finished()
         others = [
             row
             for row in _read_csv(self._folder / CURVES, _CURVE_COLUMNS)
-            if (row["activation"], row["seed"]) in finished
+            if (row["activation"], int(row["seed"])) in finished
         ]
         _write_csv(self._folder / CURVES, _CURVE_COLUMNS, [*others, *curves])
         row = {
@@ -166,9 +164,9 @@ class Journal:
 
     def _refuse_other(self, path: Path, other: Mapping[str, str]) -> None:
         different = [
-            f"  {name}: {other[name]} there, {value} now"
+            f"  {name}: {other.get(name)} there, {value} now"
             for name, value in self._identity.items()
-            if other[name] != value
+            if other.get(name) != value
         ]
         if different:
             raise ValueError(
@@ -217,7 +215,10 @@ def _read_csv(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
         reader = csv.DictReader(file)
         if missing := set(columns) - set(reader.fieldnames or ()):
             raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}")
-        return list(reader)
+        rows = list(reader)
+    if any(None in row.values() for row in rows):
+        raise ValueError(f"{path} has a line with too few cells")
+    return rows
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -230,12 +231,12 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: state[name] for name in ("identity", "network", "optimizer", "curve")}
     except Exception as error:  # torch raises errors of many kinds
         raise ValueError(
-            f"{path} cannot be read; without it that run starts from its beginning"
+            f"{path} is no checkpoint; without it that run starts from its beginning"
         ) from error
-    return state
 
 
 def _replace(path: Path, data: bytes) -> None:

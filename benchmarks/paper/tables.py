@@ -11,21 +11,21 @@ from rich.table import Table
 from benchmarks.paper import published
 from benchmarks.paper.protocol import ACTIVATIONS, SUBJECT
 from benchmarks.paper.records import Run, Study
-from benchmarks.paper.statistics import comparisons, samples
+from benchmarks.paper.statistics import LEVEL, comparisons, samples
 
 Rows = Sequence[Sequence[str]]  # the first is the header
 
 _SINGLE = "The published figures are of single runs: they have no spread to compare ours with."
 
 NOTES = f"""\
-Accuracy: percent of the test images right after the last epoch, mean and
-standard deviation over the seeds. These stand for initial weights and order of
-the images; the images are always the same.
-{SUBJECT} minus: difference of the means in percentage points, and its 95 %
-confidence interval.
-p: two-sided paired t-test over the seeds. Within a seed all activations start
-from the same weights and see the same batches. p (Holm): corrected for the
-number of comparisons, as p alone is not."""
+- accuracy: percent of the test images right after the last epoch, mean and
+  standard deviation over the seeds. These stand for initial weights and order
+  of the images; the images are always the same.
+- {SUBJECT} minus: difference of the means in percentage points, with the 95 %
+  confidence interval: what so many seeds cannot exclude.
+- p: two-sided paired t-test over the seeds. Within a seed all activations start
+  from the same weights and see the same batches. p (Holm): corrected for the
+  number of comparisons, as p alone is not."""
 
 SHOWS = {
     "digits": """\
@@ -68,20 +68,21 @@ def results(runs: Iterable[Run]) -> Rows:
 
 
 def verdict(runs: Iterable[Run]) -> str:
-    """What the tests say, in sentences."""
+    """What the tests say, in words."""
     found = comparisons(runs)
-    better = [c.other for c in found if c.significant and c.difference > 0]
-    worse = [c.other for c in found if c.significant and c.difference < 0]
-    tested = [c.other for c in found if not math.isnan(c.p_holm) and not c.significant]
-    untested = [c.other for c in found if math.isnan(c.p_holm)]
-    parts = (
-        better and f"{SUBJECT} is better than {_and(better)}.",
-        worse and f"{SUBJECT} is worse than {_and(worse)}.",
-        tested and f"The test does not tell {SUBJECT} from {_and(tested)}.",
+    tested = [c for c in found if not math.isnan(c.p_holm)]
+    clauses = {
+        "better than": [c.other for c in tested if c.significant and c.difference > 0],
+        "worse than": [c.other for c in tested if c.significant and c.difference < 0],
+        "not told apart from": [c.other for c in tested if not c.significant],
+    }
+    said = ", ".join(f"{clause} {_and(names)}" for clause, names in clauses.items() if names)
+    untested = [c.other for c in found if c not in tested]
+    sentences = (
+        said and f"By p (Holm) at {LEVEL:.0%}, {SUBJECT} is {said}.",
         untested and f"There is no test against {_and(untested)}: it takes several seeds of both.",
     )
-    said = " ".join(part for part in parts if part)
-    return said and f"At 5 %, after Holm's correction: {said}"
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def paper() -> Rows:
