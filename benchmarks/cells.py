@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from benchmarks.units import format_shape
 
 Direction = Literal[
     "forward",
@@ -46,8 +48,22 @@ TENSORS_MOVED: dict[Direction, int] = {
 }
 
 KERNEL_DIRECTIONS: tuple[Direction, ...] = ("forward", "backward", "forward+backward")
-KERNEL_PROVIDERS = ("mish_cuda", "F.mish", "naive", "F.silu", "relu", "copy")
-KERNEL_SIZES = (1, 16, 512, 4096, 65_536, 2**20, 2**24)
+# In the order of tables. Those compiled are left out of the default grid: the "compiled" suite has
+# them, and compiling takes a second for each dtype and direction.
+PROVIDERS = (
+    "mish_cuda",
+    "F.mish",
+    "naive",
+    "memory-efficient",
+    "compiled F.mish",
+    "compiled mish_cuda",
+    "F.silu",
+    "F.gelu",
+    "relu",
+    "copy",
+)
+KERNEL_PROVIDERS = tuple(name for name in PROVIDERS if not name.startswith("compiled"))
+KERNEL_SHAPES = tuple((size,) for size in (1, 16, 512, 4096, 65_536, 2**20, 2**24))
 
 # torch.compile of each alone, and between neighbours that it can be fused with.
 COMPILED = ("F.mish", "decomposition", "kernel")
@@ -71,6 +87,12 @@ class Cell:
     threads: int = 1
     network: str = ""
 
+    def __str__(self) -> str:
+        words = (self.network, self.provider, self.direction, self.dtype, format_shape(self.shape))
+        layout = "" if self.layout == "x" else f"as {self.layout}"
+        threads = "" if self.threads == 1 else f"on {self.threads} threads"
+        return " ".join(word for word in (*words, layout, threads) if word)
+
     @property
     def numel(self) -> int:
         """Elements of the input, after the layout has been applied."""
@@ -79,34 +101,41 @@ class Cell:
         return LAYOUTS[self.layout](torch.empty(self.shape, device="meta")).numel()
 
     @property
+    def input_bytes(self) -> int:
+        """Bytes of the input's elements."""
+        return DTYPES[self.dtype].itemsize * self.numel
+
+    @property
     def bytes(self) -> int:
         """Bytes that one call has to read and write; 0 for a network, where that is not known."""
-        return TENSORS_MOVED.get(self.direction, 0) * DTYPES[self.dtype].itemsize * self.numel
+        return TENSORS_MOVED.get(self.direction, 0) * self.input_bytes
 
 
 @dataclass(frozen=True)
 class Group:
     """Cells timed in turn, round after round, so that a slow spell of the machine hits them all."""
 
-    suite: Literal["kernels", "compiled", "claims"]
+    suite: Literal["kernels", "compiled", "claims", "gpu", "models"]
     cells: tuple[Cell, ...]
     min_rounds: int = 3
 
 
-def kernel_groups(sizes: Iterable[int], dtypes: Iterable[str], threads: int) -> list[Group]:
-    """The grid behind the kernels table: every provider side by side, on contiguous input."""
-    dtypes = tuple(dtypes)
+def kernel_groups(
+    shapes: Sequence[tuple[int, ...]] = KERNEL_SHAPES,
+    dtypes: Sequence[str] = tuple(DTYPES),
+    directions: Sequence[Direction] = KERNEL_DIRECTIONS,
+    providers: Sequence[str] = KERNEL_PROVIDERS,
+    threads: int = 1,
+) -> list[Group]:
+    """The grid behind the kernels table: providers side by side, on contiguous input."""
     return [
         Group(
             "kernels",
-            tuple(
-                Cell(provider, direction, dtype, (size,), threads=threads)
-                for provider in KERNEL_PROVIDERS
-            ),
+            tuple(Cell(name, direction, dtype, shape, threads=threads) for name in providers),
         )
-        for size in sizes
+        for shape in shapes
         for dtype in dtypes
-        for direction in KERNEL_DIRECTIONS
+        for direction in directions
     ]
 
 

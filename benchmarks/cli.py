@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from benchmarks import run, table
+from benchmarks import compare, models, plot, report, run, table
 
 # What only some commands import, and only when they run.
 _OPTIONAL = ("matplotlib", "numpy", "rich", "sklearn")
@@ -21,19 +21,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Benchmarks of mish_cuda. `COMMAND --help` says more of each.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (run, table):
+    for module in (run, models, table, compare, plot, report):
         module.add_to(commands)
     args = parser.parse_args(argv)
     args.command = shlex.join(["python", "-m", "benchmarks", *argv])  # for the file of results
     try:
         status: int = args.function(args)
     except ModuleNotFoundError as error:
-        if error.name not in _OPTIONAL:
+        name = (error.name or "").partition(".")[0]
+        if name not in _OPTIONAL:
             raise
         print(
-            f"{parser.prog}: expected the Python package {error.name}, which is not installed. "
+            f"{parser.prog}: expected the Python package {name}, which is not installed. "
             "It comes with the extra bench: pip install --no-build-isolation -e '.[bench]'",
             file=sys.stderr,
         )
+        return 2
+    except OSError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     return status

@@ -28,6 +28,23 @@ def peak(function: Callable[[], object], device: str) -> int:
     return max(itertools.accumulate(_allocations(function)), default=0)
 
 
+def available() -> int | None:
+    """Bytes of the machine's memory, or of the container's, that are free; None if not known."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return None
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    try:
+        limit, used = (
+            int(Path("/sys/fs/cgroup", name).read_text(encoding="utf-8"))
+            for name in ("memory.max", "memory.current")
+        )
+    except (OSError, ValueError):  # no control group, or "max": no limit
+        return free
+    return min(free, limit - used)
+
+
 def _allocations(function: Callable[[], object]) -> list[int]:
     """Bytes of each allocation on the CPU, negative where one is freed, in their order."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler tells when it starts

@@ -21,7 +21,7 @@ from benchmarks.cells import (
     Direction,
     compiled_provider,
 )
-from benchmarks.timing import Statement
+from benchmarks.timing import Statement, threads
 
 Function = Callable[..., Any]
 
@@ -54,12 +54,43 @@ def make_inputs(cell: Cell, device: str, seed: int = 0) -> Inputs:
 
 
 def statement(cell: Cell, inputs: Inputs) -> Statement:
-    """The call that `cell` times, on `inputs`."""
-    return replace(_RECIPES[cell.provider][cell.direction](inputs), threads=cell.threads)
+    """The call that `cell` times, on `inputs`; compiled first where it is to be."""
+    with threads(cell.threads):
+        return replace(_RECIPES[cell.provider][cell.direction](inputs), threads=cell.threads)
+
+
+def call(cell: Cell, inputs: Inputs) -> Any:
+    """Runs what `cell` times, once, and returns its result."""
+    timed = statement(cell, inputs)
+    return eval(timed.text, dict(timed.names))
 
 
 def _naive(x: Tensor) -> Tensor:
     return x * torch.tanh(F.softplus(x))
+
+
+def _gradient(g: Tensor, x: Tensor) -> Tensor:
+    """g times the derivative of `_naive`, by the chain rule."""
+    t = torch.tanh(F.softplus(x))
+    return g * (t + x * (1 - t * t) * torch.sigmoid(x))
+
+
+class _MemoryEfficient(torch.autograd.Function):
+    """Mish that saves its input alone and computes the rest anew in backward.
+
+    What one did before torch had F.mish, in timm for one:
+    https://github.com/huggingface/pytorch-image-models/blob/main/timm/layers/activations_me.py
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return _naive(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return _gradient(g, x)
 
 
 def _forward(function: Function) -> Recipe:
@@ -87,6 +118,9 @@ def _mish_cuda_backward(t: Inputs) -> Statement:
 
 
 def _naive_backward(t: Inputs) -> Statement:
+    if t.x.is_cuda:
+        # Autograd would run on the stream of its forward, which is not the one a graph captures.
+        return _backward_op(_gradient)(t)
     names = {"grad": torch.autograd.grad, "y": _naive(t.leaf), "leaf": t.leaf, "g": t.g}
     return Statement("grad(y, leaf, g, retain_graph=True)", names)
 
@@ -102,7 +136,7 @@ def _copy_backward(t: Inputs) -> Statement:
 
 def _copy_forward_backward(t: Inputs) -> Statement:
     names = {**_copy_forward(t).names, **_copy_backward(t).names}
-    return Statement("out.copy_(x); add(g, x, out=out)", names)
+    return Statement("out.copy_(x), add(g, x, out=out)", names)
 
 
 def _kernel(x: Tensor) -> Tensor:
@@ -110,23 +144,65 @@ def _kernel(x: Tensor) -> Tensor:
     return result
 
 
-def _surrounded(function: Function, surrounding: str) -> Function:
-    if surrounding == "f(x)":
-        return lambda x: function(x)
-    if surrounding == "f(2x) + 1":
-        return lambda x: function(2 * x) + 1
-    return lambda x: torch.relu(function(2 * x + 1) / 2 + x) * x
+def _mish_cuda_gradient(g: Tensor, x: Tensor) -> Tensor:
+    return mish_cuda.mish_backward(x, g)
+
+
+# What Inductor sees first decides what its code is tuned for.
+_COMPILED_FOR = {"cpu": 2**20, "cuda": 2**26}  # elements
+
+# Each surrounding as Python.
+_EXPRESSIONS = dict(
+    zip(
+        SURROUNDINGS,
+        ("f(x)", "f(2 * x) + 1", "relu(f(2 * x + 1) / 2 + x) * x"),
+        strict=True,
+    )
+)
 
 
 @functools.cache
-def _compiled(function: Function, surrounding: str) -> Function:
-    """Compiled once for all sizes: sizes of their own would exceed what torch compiles anew."""
-    return torch.compile(_surrounded(function, surrounding), dynamic=True, fullgraph=True)
+def _compiled(
+    text: str,
+    function: Function,
+    dtype: torch.dtype,
+    device: torch.device,
+    trains: bool,
+    threads: int,
+) -> Function:
+    """torch.compile of the lambda `text`, in which `function` is called f, for all sizes.
+
+    A lambda of its own for each dtype, use and number of threads: torch compiles the same piece of
+    code anew eight times and no more.
+    """
+    inner = eval(text, {"f": function, "relu": torch.relu})
+    # fullgraph: else, where it gives up, it goes on in eager calls with a mere warning.
+    compiled: Function = torch.compile(inner, dynamic=True, fullgraph=True)
+    # Two tensors: of one, given twice, it would make a kernel with one operand.
+    size, count = _COMPILED_FOR[device.type], inner.__code__.co_argcount
+    compiled(
+        *(torch.ones(size, dtype=dtype, device=device).requires_grad_(trains) for _ in range(count))
+    )
+    return compiled
 
 
-def _compiled_forward_backward(function: Function, surrounding: str) -> Recipe:
-    # Not before it is asked for: the compiler takes seconds to import.
-    return lambda t: _forward_backward(_compiled(function, surrounding))(t)
+def _compile(text: str, function: Function, t: Inputs, trains: bool = False) -> Function:
+    return _compiled(text, function, t.x.dtype, t.x.device, trains, torch.get_num_threads())
+
+
+def _compiled_forward_backward(function: Function, expression: str = "f(x)") -> Recipe:
+    return lambda t: _forward_backward(
+        _compile(f"lambda x: {expression}", function, t, trains=True)
+    )(t)
+
+
+def _compiled_recipes(forward: Function, backward: Function) -> dict[Direction, Recipe]:
+    """Not compiled before they are asked for: the compiler takes seconds to import."""
+    return {
+        "forward": lambda t: _forward(_compile("lambda x: f(x)", forward, t))(t),
+        "backward": lambda t: _backward_op(_compile("lambda g, x: f(g, x)", backward, t))(t),
+        "forward+backward": _compiled_forward_backward(forward),
+    }
 
 
 _COMPILED: tuple[Function, ...] = (F.mish, mish_cuda.mish, _kernel)  # as COMPILED names them
@@ -134,10 +210,10 @@ _COMPILED: tuple[Function, ...] = (F.mish, mish_cuda.mish, _kernel)  # as COMPIL
 _RECIPES: dict[str, dict[Direction, Recipe]] = {
     **{
         compiled_provider(name, surrounding): {
-            "forward+backward": _compiled_forward_backward(function, surrounding)
+            "forward+backward": _compiled_forward_backward(function, expression)
         }
         for name, function in zip(COMPILED, _COMPILED, strict=True)
-        for surrounding in SURROUNDINGS
+        for surrounding, expression in _EXPRESSIONS.items()
     },
     "mish_cuda": {
         "forward": _forward(mish_cuda.mish),
@@ -155,10 +231,22 @@ _RECIPES: dict[str, dict[Direction, Recipe]] = {
         "backward": _naive_backward,
         "forward+backward": _forward_backward(_naive),
     },
+    "memory-efficient": {
+        "forward": _forward(_MemoryEfficient.apply),
+        "backward": _backward_op(_gradient),
+        "forward+backward": _forward_backward(_MemoryEfficient.apply),
+    },
+    "compiled F.mish": _compiled_recipes(F.mish, torch.ops.aten.mish_backward),
+    "compiled mish_cuda": _compiled_recipes(mish_cuda.mish, _mish_cuda_gradient),
     "F.silu": {
         "forward": _forward(F.silu),
         "backward": _backward_op(torch.ops.aten.silu_backward),
         "forward+backward": _forward_backward(F.silu),
+    },
+    "F.gelu": {
+        "forward": _forward(F.gelu),
+        "backward": _backward_op(torch.ops.aten.gelu_backward),
+        "forward+backward": _forward_backward(F.gelu),
     },
     "relu": {
         "forward": _forward(torch.relu),

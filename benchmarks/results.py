@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -40,6 +41,19 @@ class Result:
     def gigabytes_per_second(self) -> float:
         """Bytes the call has to move, over its median time, in 1e9 bytes per second."""
         return self.cell.bytes / self.timing.median / 1e9
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a cell has no time."""
+
+    cell: Cell
+    reason: str  # as `describe` gives it
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether a smaller cell may do."""
+        return self.reason.startswith("OutOfMemoryError") or "can't allocate" in self.reason
 
 
 def describe(error: Exception) -> str:
@@ -84,7 +98,7 @@ def read(path: Path) -> tuple[Environment | None, list[Result]]:
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}")
             rows = list(reader)
             found = [_from_row(row) for row in rows]
-        except (ValueError, TypeError, csv.Error) as error:  # TypeError: a row too short
+        except (ValueError, csv.Error) as error:
             raise ValueError(f"{path} is no benchmark file, or a damaged one: {error}") from error
     return (Environment.from_row(rows[0]) if rows else None), found
 
@@ -132,6 +146,8 @@ def _to_row(result: Result) -> dict[str, object]:
 
 
 def _from_row(row: dict[str, str]) -> Result:
+    if None in row.values():
+        raise ValueError("a row is too short")
     for column, known in (("dtype", DTYPES), ("layout", LAYOUTS)):
         if row[column] not in known:
             raise ValueError(f"expected one of {', '.join(known)} as {column}, got {row[column]}")
@@ -150,5 +166,7 @@ def _from_row(row: dict[str, str]) -> Result:
         p20=float(row["p20_s"]),
         p80=float(row["p80_s"]),
     )
+    if not 0 < timing.median < math.inf:
+        raise ValueError(f"expected seconds as median_s, got {row['median_s']}")
     peak_bytes = row.get("peak_bytes")
     return Result(row["suite"], cell, timing, int(peak_bytes) if peak_bytes else None)

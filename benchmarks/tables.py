@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich import box
 from rich.table import Table
@@ -10,7 +11,7 @@ from rich.table import Table
 from benchmarks.cells import (
     COMPILED,
     KERNEL_DIRECTIONS,
-    KERNEL_PROVIDERS,
+    PROVIDERS,
     SURROUNDINGS,
     Direction,
     Group,
@@ -18,72 +19,171 @@ from benchmarks.cells import (
 )
 from benchmarks.claims import Verdict
 from benchmarks.results import Result
-from benchmarks.units import format_seconds, format_size, three_digits
+from benchmarks.units import format_seconds, format_shape, format_size, markdown, three_digits
 
-_NOTES = """\
-Times: medians of interleaved rounds; CPU threads: {threads}. M: 2^20 elements.
-ours: mish_cuda. Speed-up: time of F.mish / time of ours.
-GB/s: of ours, for 2 (forward), 3 (backward) or 5 (both) tensors read or
-written. Of copy: share of the copy's GB/s.
-naive: x * tanh(softplus(x)), eager.
+_MEDIANS = "Medians of interleaved rounds; CPU threads: {threads}. M: 2^20 elements."
+_RATIOS = """\
+{base}: time of a call{ours}. Times of the others as multiples of it.
+GB/s: its rate, for 2 (forward), 3 (backward) or 5 (both) tensors read or
+written."""
+_TIMES = """\
+ours: mish_cuda. Speed up: time of F.mish / time of ours. GB/s: of ours, for 2
+(forward) or 3 (backward) tensors read or written. Of copy: share of its GB/s."""
+_PROVIDERS = """\
+naive: x * tanh(softplus(x)), eager. mem. eff.: the same, but it saves x alone
+and computes the rest again in backward. comp.: under torch.compile.
 copy: out.copy_(x); in place of a backward torch.add(g, x, out=out), two reads
 and one write; in forward+backward both of these. Its result is allocated
 beforehand, the others allocate theirs in the call."""
+_MEMORY = """\
+Peak memory: within forward and backward of one call, results included. What
+is saved between them tells in a whole network: see the command models."""
 
-_README_SIZES = (65_536, 2**20)
+_README_SHAPES = ((65_536,), (2**20,))
 _README_DIRECTIONS: tuple[Direction, ...] = ("forward", "backward")
-# Broken and spaced so that times of seven characters leave the whole within 80 columns.
-_HEADER = (
-    "dtype",
-    "size",
-    *("ours" if name == "mish_cuda" else name for name in KERNEL_PROVIDERS),
-    "speed\nup",
-    "GB/s",
-    "of\ncopy",
-)
-_SPEED_UP_COLUMN = _HEADER.index("speed\nup")
+_SHORT = {
+    "mish_cuda": "ours",
+    "memory-efficient": "mem.\neff.",
+    "compiled F.mish": "comp.\nF.mish",
+    "compiled mish_cuda": "comp.\nours",
+    "F.silu": "silu",
+    "F.gelu": "gelu",
+}
+
+ByInput = dict[tuple[str, tuple[int, ...]], dict[str, Result]]  # dtype and shape, provider
 
 
 def group_title(group: Group) -> str:
     """What a group measures, for the progress bar."""
     cell = group.cells[0]
-    return f"{group.suite}: {cell.direction}, {cell.dtype}, {format_size(cell.numel)}"
+    return f"{group.suite}: {cell.direction}, {cell.dtype}, {format_shape(cell.shape)}"
 
 
 def kernel_tables(results: Iterable[Result]) -> list[Table]:
-    """One table for each direction, sections by dtype."""
+    """One table for each direction, sections by dtype, and one of memory."""
     results = list(results)
+    names = _providers(results)
     tables = []
     for direction in KERNEL_DIRECTIONS:
-        lines = _kernel_lines(results, direction)
-        if not lines:
+        by_input = _by_input(results, direction)
+        if not by_input:
             continue
-        table = Table(title=direction, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
-        for column, name in enumerate(_HEADER):
-            table.add_column(name, justify="left" if column == 0 else "right", no_wrap=True)
-        dtype = lines[0][0]
-        for line in lines:
-            if line[0] != dtype:
-                dtype = line[0]
+        base, *others = names
+        table = plain_table(direction, "", _short(base), "GB/s", *map(_short, others))
+        section = ""
+        for (dtype, shape), measured in by_input.items():
+            if dtype != section:
+                section = dtype
                 table.add_section()
-            table.add_row(*_coloured(line))
+                table.add_row(dtype, style="bold")
+            table.add_row(format_shape(shape), *_over_base(measured, names))
         tables.append(table)
-    return tables
+    memory = _memory_table(results, names)
+    return [*tables, memory] if memory else tables
+
+
+def _over_base(measured: Mapping[str, Result], names: Sequence[str]) -> Iterator[str]:
+    """Time and rate of the first, and the times of the others as multiples of it."""
+    base = measured.get(names[0])
+    yield format_seconds(base.timing.median) if base else ""
+    yield three_digits(base.gigabytes_per_second) if base else ""
+    for name in names[1:]:
+        other = measured.get(name)
+        if base is None or other is None:
+            yield ""
+            continue
+        ratio = other.timing.median / base.timing.median
+        text = three_digits(ratio)
+        yield f"[bold {'green' if ratio >= 1 else 'red'}]{text}[/]" if name == "F.mish" else text
+
+
+def _memory_table(results: Sequence[Result], names: Sequence[str]) -> Table | None:
+    """Peak memory at the largest shape of each dtype; None if it was not measured."""
+    largest: ByInput = {}
+    by_input = _by_input(results, "forward+backward")
+    for dtype in dict.fromkeys(dtype for dtype, _ in by_input):
+        shape = max((s for d, s in by_input if d == dtype), key=math.prod)
+        largest[dtype, shape] = by_input[dtype, shape]
+    lines = [
+        (dtype, format_shape(shape), *(_in_inputs(measured.get(name)) for name in names))
+        for (dtype, shape), measured in largest.items()
+    ]
+    if not any(text for line in lines for text in line[2:]):
+        return None
+    title = "peak memory of forward+backward, in sizes of the input"
+    table = plain_table(title, "", "", *map(_short, names))
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def _in_inputs(result: Result | None) -> str:
+    if result is None or result.peak_bytes is None:
+        return ""
+    return f"{result.peak_bytes / result.cell.input_bytes:.1f}"
 
 
 def kernel_markdown(results: Iterable[Result]) -> str:
-    """The lines of a README: one small and one large size, each dtype, both kernels."""
-    results = [r for r in results if r.cell.numel in _README_SIZES]
-    rows = [
-        ("direction", *(name.replace("\n", " ") for name in _HEADER)),
-        ("---", "---", *("---:" for _ in _HEADER[1:])),
-        *(
-            (direction, *line)
-            for direction in _README_DIRECTIONS
-            for line in _kernel_lines(results, direction)
-        ),
+    """The lines of a README: of the default grid one small and one large size, of others all."""
+    results = list(results)
+    small_and_large = [r for r in results if r.cell.shape in _README_SHAPES]
+    results = small_and_large or results
+    names = _providers(results)
+    header = ("direction", "dtype", "size", *(_short(name).replace("\n", " ") for name in names))
+    figures = ("speed up", "GB/s", "of copy")
+    lines = [
+        (direction, dtype, format_shape(shape), *_times(measured, names), *_figures(measured))
+        for direction in _README_DIRECTIONS
+        for (dtype, shape), measured in _by_input(results, direction).items()
     ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    rule = ("---", "---", *("---:" for _ in (*header[2:], *figures)))
+    return markdown([(*header, *figures), rule, *lines])
+
+
+def _times(measured: Mapping[str, Result], names: Sequence[str]) -> list[str]:
+    return [format_seconds(measured[n].timing.median) if n in measured else "" for n in names]
+
+
+def _figures(measured: Mapping[str, Result]) -> tuple[str, ...]:
+    """Time of F.mish over ours, rate of ours, and its share of the copy's."""
+    ours, theirs, copy = (measured.get(name) for name in ("mish_cuda", "F.mish", "copy"))
+    if ours is None:
+        return "", "", ""
+    seconds = ours.timing.median
+    return (
+        f"{theirs.timing.median / seconds:.2f}x" if theirs else "",
+        three_digits(ours.gigabytes_per_second),
+        f"{copy.timing.median / seconds:.0%}" if copy else "",
+    )
+
+
+def _providers(results: Iterable[Result]) -> list[str]:
+    """Those in the kernels table, ours first."""
+    found = {r.cell.provider for r in results if r.suite == "kernels"}
+    return [name for name in PROVIDERS if name in found]
+
+
+def _by_input(results: Iterable[Result], direction: Direction) -> ByInput:
+    """The kernels of one direction, ordered by dtype and then by shape as they were measured."""
+    found: ByInput = {}
+    for r in results:
+        if r.suite == "kernels" and r.cell.direction == direction:
+            found.setdefault((r.cell.dtype, r.cell.shape), {})[r.cell.provider] = r
+    dtypes = list(dict.fromkeys(dtype for dtype, _ in found))
+    return dict(sorted(found.items(), key=lambda item: dtypes.index(item[0][0])))
+
+
+def _short(name: str) -> str:
+    return _SHORT.get(name, name)
+
+
+def plain_table(title: str, *header: str, left: int = 1) -> Table:
+    """An empty table of which the columns from `left` on are figures, which are not wrapped."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    for column, name in enumerate(header):
+        figures = column >= left
+        table.add_column(name, justify="right" if figures else "left", no_wrap=figures)
+    return table
 
 
 _COMPILED_HEADER = ("dtype", "size", "function", *COMPILED, "F.mish / decomposition")
@@ -109,8 +209,8 @@ def compiled_table(results: Iterable[Result]) -> Table | None:
 
 def compiled_markdown(results: Iterable[Result]) -> str:
     """The same for a README."""
-    rows = [_COMPILED_HEADER, tuple("---" for _ in _COMPILED_HEADER), *_compiled_lines(results)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    rule = tuple("---" for _ in _COMPILED_HEADER)
+    return markdown([_COMPILED_HEADER, rule, *_compiled_lines(results)])
 
 
 def _compiled_lines(results: Iterable[Result]) -> list[tuple[str, ...]]:
@@ -137,8 +237,20 @@ def _compiled_lines(results: Iterable[Result]) -> list[tuple[str, ...]]:
 
 def kernel_notes(results: Iterable[Result]) -> str:
     """How to read the kernels table."""
+    results = list(results)
+    base = _short(_providers(results)[0])
+    ratios = _RATIOS.format(base=base, ours=" of mish_cuda" if base == "ours" else "")
+    return "\n".join([_medians(results), ratios, _PROVIDERS, _MEMORY])
+
+
+def markdown_notes(results: Iterable[Result]) -> str:
+    """How to read the kernels in Markdown."""
+    return "\n".join([_medians(results), _TIMES, _PROVIDERS])
+
+
+def _medians(results: Iterable[Result]) -> str:
     threads = sorted({r.cell.threads for r in results if r.suite == "kernels"})
-    return _NOTES.format(threads=", ".join(map(str, threads)))
+    return _MEDIANS.format(threads=", ".join(map(str, threads)))
 
 
 def claims_table(verdicts: Iterable[Verdict]) -> Table:
@@ -165,36 +277,3 @@ def claims_table(verdicts: Iterable[Verdict]) -> Table:
             "[green]yes[/]" if verdict.ok else "[bold red]NO[/]",
         )
     return table
-
-
-def _kernel_lines(results: Iterable[Result], direction: Direction) -> list[tuple[str, ...]]:
-    """Text of the table's cells, ordered by dtype and then by size as they were measured."""
-    by_input: dict[tuple[str, int], dict[str, Result]] = {}
-    for r in results:
-        if r.suite == "kernels" and r.cell.direction == direction:
-            by_input.setdefault((r.cell.dtype, r.cell.numel), {})[r.cell.provider] = r
-    dtypes = list(dict.fromkeys(dtype for dtype, _ in by_input))
-    return [
-        (dtype, format_size(numel), *_figures(by_input[dtype, numel]))
-        for dtype, numel in sorted(by_input, key=lambda key: dtypes.index(key[0]))
-    ]
-
-
-def _figures(by_provider: dict[str, Result]) -> tuple[str, ...]:
-    """Every group holds all providers, so none is missing here."""
-    ours, theirs, copy = (by_provider[name] for name in ("mish_cuda", "F.mish", "copy"))
-    share = ours.gigabytes_per_second / copy.gigabytes_per_second
-    return (
-        *(format_seconds(by_provider[name].timing.median) for name in KERNEL_PROVIDERS),
-        f"{theirs.timing.median / ours.timing.median:.2f}x",
-        three_digits(ours.gigabytes_per_second),
-        f"{share:.0%}",
-    )
-
-
-def _coloured(line: tuple[str, ...]) -> list[str]:
-    cells = list(line)
-    speed_up = cells[_SPEED_UP_COLUMN]
-    colour = "green" if float(speed_up.rstrip("x")) >= 1 else "red"
-    cells[_SPEED_UP_COLUMN] = f"[bold {colour}]{speed_up}[/]"
-    return cells

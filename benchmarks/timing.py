@@ -95,11 +95,11 @@ def sampler(statement: Statement) -> Sampler:
     # benchmark.timer is the clock of torch.utils.benchmark: it waits for the device.
     # Its own Timer adds two untimed calls to every block, dear at 16 M elements.
     timer = Timer(statement.text, timer=benchmark.timer, globals=dict(statement.names))
-    with _threads(statement.threads):
+    with threads(statement.threads):
         number = _calls_per_block(timer)
 
     def sample() -> float:
-        with _threads(statement.threads):
+        with threads(statement.threads):
             # The first 2 ms of a block depend on what ran before it, by up to 15 % (seen with
             # F.mish after copies): so a block goes untimed. A call as long as a block warms itself.
             if number > 1:
@@ -110,7 +110,8 @@ def sampler(statement: Statement) -> Sampler:
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def threads(number: int) -> Iterator[None]:
+    """So many CPU threads within, and afterwards as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

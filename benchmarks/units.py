@@ -1,6 +1,8 @@
-"""Figures as text."""
+"""Figures and tables as text."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 
 
 def format_seconds(seconds: float) -> str:
@@ -16,6 +18,11 @@ def format_size(numel: int) -> str:
     return f"{numel >> 20} M" if numel and numel % 2**20 == 0 else f"{numel:,}"
 
 
+def format_shape(shape: tuple[int, ...]) -> str:
+    """A count of elements, or 8x64x32x32 where there are several axes."""
+    return format_size(*shape) if len(shape) == 1 else "x".join(map(str, shape))
+
+
 def format_bytes(count: float) -> str:
     """Three digits and the binary unit that suits."""
     for unit, scale in (("B", 1), ("KiB", 2**10), ("MiB", 2**20)):
@@ -27,3 +34,8 @@ def format_bytes(count: float) -> str:
 def three_digits(value: float) -> str:
     """A number from 0 on: 1.23, 12.3, 123."""
     return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
+
+
+def markdown(rows: Iterable[Sequence[str]]) -> str:
+    """A table; the second row is the rule under the header."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

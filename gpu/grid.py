@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.cells import DTYPES, Cell
-from benchmarks.results import Result, Write
+from benchmarks.results import Failure, Result, Write
 from gpu.providers import DIRECTIONS, NAMES
 from gpu.steps import Deadline
-from gpu.timing import Failure
 
 SIZES = tuple(2**n for n in range(30, 8, -2))  # the large ones first: claims are about them
 OURS = "mish_cuda"

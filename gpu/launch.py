@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 import mish_cuda
+from benchmarks.graphs import elapsed
 from benchmarks.results import Timing
 from benchmarks.timing import take_turns
-from gpu.timing import elapsed
 
 CALLS = 2000
 ROUNDS = 21

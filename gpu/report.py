@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from benchmarks.cells import DTYPES
 from benchmarks.environment import Environment
+from benchmarks.graphs import MOST_CALLS
 from benchmarks.results import Result, Timing
 from gpu.claims import LARGE, Verdict
 from gpu.grid import Found
 from gpu.providers import DIRECTIONS, NAMES
 from gpu.steps import Outcome
-from gpu.timing import MOST_CALLS
 
 if TYPE_CHECKING:  # it needs numpy, which a machine without the accuracy step need not have
     from accuracy.verdicts import Verdict as ErrorVerdict

@@ -11,12 +11,16 @@ from pathlib import Path
 import torch
 
 from benchmarks import results
+from benchmarks.cells import Cell, Group
 from benchmarks.environment import Environment
-from gpu import claims, commands, grid, launch, report, timing
+from benchmarks.measure import by_graphs, measure
+from benchmarks.results import Failure, Result
+from gpu import claims, commands, grid, launch, providers, report
 from gpu.steps import Deadline, Missing, Outcome, Step, Word
 
 FLOAT_PATTERNS = 2**28
 PLOT_SECONDS = 15
+ROUNDS = 7
 
 
 def steps(folder: Path, facts: Environment) -> dict[str, Step]:
@@ -77,7 +81,7 @@ def run_benchmarks(
 ) -> Outcome:
     """Every provider, size and dtype by graph replay."""
     with results.open_writer(folder / "kernels.csv", facts) as write:
-        grid.walk(found, partial(timing.measure, device="cuda"), write, deadline)
+        grid.walk(found, partial(measure_cells, device="cuda"), write, deadline)
     verdicts = claims.judge(found.results)
     lost = [str(v.claim) for v in verdicts if v.broken]
     broken = [f"{f.cell.direction} {f.cell.dtype}: {f.reason}" for f in found.broken]
@@ -90,6 +94,12 @@ def run_benchmarks(
         [f"{len(found.unreached)} inputs not reached"] if found.unreached else [],
         report.speed(found, verdicts),
     )
+
+
+def measure_cells(cells: Sequence[Cell], device: str) -> tuple[list[Result], list[Failure]]:
+    """Times by graph replay, of cells of one dtype, shape and direction."""
+    way = partial(by_graphs, call=providers.call)
+    return measure(Group("gpu", tuple(cells), ROUNDS), device, seconds=0, way=way)
 
 
 def run_plots(folder: Path, found: grid.Found, deadline: Deadline) -> Outcome:

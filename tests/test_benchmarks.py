@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
+import csv
 import dataclasses
+import math
+import re
+import subprocess
+import sys
+import tempfile
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import cli, run, tables
+from benchmarks import cli, environment, memory, providers, run, tables, timing, units
 from benchmarks.cells import (
     DTYPES,
     KERNEL_DIRECTIONS,
     KERNEL_PROVIDERS,
     LAYOUTS,
+    PROVIDERS,
     Cell,
     Direction,
     Group,
@@ -24,10 +36,12 @@ from benchmarks.cells import (
 from benchmarks.claims import CPU_CLAIMS, Claim, Ratio, Verdict, claim_groups, judge
 from benchmarks.environment import Environment, collect
 from benchmarks.measure import measure
-from benchmarks.providers import make_inputs, statement
+from benchmarks.presets import PRESETS, shapes_of
+from benchmarks.providers import Inputs, call, make_inputs, statement
 from benchmarks.recording import INTERRUPTED
-from benchmarks.results import Result, Timing, open_writer, read
-from benchmarks.timing import quantiles
+from benchmarks.results import Failure, Result, Timing, open_writer, read
+from benchmarks.timing import Statement, interleave, quantiles
+from project import ROOT
 
 ENVIRONMENT = Environment(
     device="a device",
@@ -47,7 +61,11 @@ MEDIANS = {  # seconds
     "mish_cuda": 20e-6,
     "F.mish": 250e-6,
     "naive": 140e-6,
+    "memory-efficient": 180e-6,
+    "compiled F.mish": 100e-6,
+    "compiled mish_cuda": 30e-6,
     "F.silu": 25e-6,
+    "F.gelu": 50e-6,
     "relu": 15e-6,
     "copy": 10e-6,
 }
@@ -57,11 +75,21 @@ def result(cell: Cell, median: float, suite: str = "kernels") -> Result:
     return Result(suite, cell, Timing(rounds=3, median=median, p20=median / 2, p80=median * 2))
 
 
-def kernel_results(direction: Direction = "forward", size: int = 65_536) -> list[Result]:
+def kernel_results(
+    direction: Direction = "forward",
+    *shape: int,
+    providers: Sequence[str] = PROVIDERS,
+) -> list[Result]:
     return [
-        result(Cell(provider, direction, "fp32", (size,)), MEDIANS[provider])
-        for provider in KERNEL_PROVIDERS
+        result(Cell(provider, direction, "fp32", shape or (65_536,)), MEDIANS[provider])
+        for provider in providers
     ]
+
+
+def value_of(cell: Cell, inputs: Inputs) -> Any:
+    """What the statement of a cell computes; the first of what autograd gives."""
+    value = call(cell, inputs)
+    return value[0] if isinstance(value, tuple) else value
 
 
 def rendered(*parts: object) -> str:
@@ -72,7 +100,7 @@ def rendered(*parts: object) -> str:
 
 
 def test_grid_holds_every_provider_of_every_case_once() -> None:
-    groups = kernel_groups((1, 512), ("fp32", "bf16"), threads=2)
+    groups = kernel_groups([(1,), (8, 64)], ["fp32", "bf16"], threads=2)
     cells = [cell for group in groups for cell in group.cells]
     assert len(groups) == 2 * 2 * len(KERNEL_DIRECTIONS)
     assert max(Counter(cells).values()) == 1
@@ -128,9 +156,7 @@ def test_statements_compute_what_the_direction_says(provider: str, layout: str) 
     inputs = make_inputs(cell, "cpu")
 
     def value(direction: Direction) -> object:
-        call = statement(dataclasses.replace(cell, direction=direction), inputs)
-        result = eval(call.text, dict(call.names))  # no statement of these holds a semicolon
-        return result[0] if isinstance(result, tuple) else result
+        return value_of(dataclasses.replace(cell, direction=direction), inputs)
 
     if provider == "copy":
         torch.testing.assert_close(value("forward"), inputs.x)
@@ -140,16 +166,44 @@ def test_statements_compute_what_the_direction_says(provider: str, layout: str) 
         torch.testing.assert_close(value("backward"), value("forward+backward"))
 
 
-def test_mish_providers_agree() -> None:
+@pytest.fixture
+def without_inductor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """It takes seconds to compile; what it makes of Mish is tested in test_compile.py."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    providers._compiled.cache_clear()
+    yield
+    providers._compiled.cache_clear()
+
+
+@pytest.mark.usefixtures("without_inductor")
+@pytest.mark.parametrize("direction", KERNEL_DIRECTIONS)
+@pytest.mark.parametrize("shape", [(100,), (1,), (3, 1, 5)], ids=str)
+def test_mish_providers_agree(direction: Direction, shape: tuple[int, ...]) -> None:
+    inputs = make_inputs(Cell("naive", direction, "fp64", shape), "cpu")
+    expected = value_of(Cell("F.mish", direction, "fp64", shape), inputs)
+    for provider in (
+        "mish_cuda",
+        "naive",
+        "memory-efficient",
+        "compiled F.mish",
+        "compiled mish_cuda",
+    ):
+        torch.testing.assert_close(
+            value_of(Cell(provider, direction, "fp64", shape), inputs), expected
+        )
+
+
+def test_the_memory_efficient_way_saves_its_input_alone() -> None:
     inputs = make_inputs(Cell("naive", "forward", "fp64", (100,)), "cpu")
-    for direction in ("forward", "backward"):
-        values = []
-        for provider in ("mish_cuda", "F.mish", "naive"):
-            call = statement(Cell(provider, direction, "fp64", (100,)), inputs)
-            value = eval(call.text, dict(call.names))
-            values.append(value[0] if isinstance(value, tuple) else value)
-        torch.testing.assert_close(values[0], values[1])
-        torch.testing.assert_close(values[0], values[2])
+    saved: list[torch.Tensor] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        providers._MemoryEfficient.apply(inputs.leaf)
+    assert [tensor.data_ptr() for tensor in saved] == [inputs.leaf.data_ptr()]
 
 
 def test_quantiles() -> None:
@@ -160,7 +214,8 @@ def test_quantiles() -> None:
 def test_measure_gives_one_result_per_cell_and_restores_the_threads() -> None:
     before = torch.get_num_threads()
     cells = tuple(Cell(p, "forward", "fp32", (8,), threads=before + 1) for p in ("relu", "copy"))
-    measured = measure(Group("kernels", cells, min_rounds=2), "cpu", seconds=0)
+    measured, failed = measure(Group("kernels", cells, min_rounds=2), "cpu", seconds=0)
+    assert not failed
     assert tuple(r.cell for r in measured) == cells
     assert [r.timing.rounds for r in measured] == [2, 2]
     assert all(0 < r.timing.p20 <= r.timing.median <= r.timing.p80 for r in measured)
@@ -173,6 +228,8 @@ def test_csv_round_trip(tmp_path: Path) -> None:
             Cell("mish_cuda", "forward out=", "bf16", (4, 8, 6), "x.transpose(1, 2)", 2), 1.5e-6
         ),
         *kernel_results(),
+        dataclasses.replace(kernel_results("forward+backward")[0], peak_bytes=2**20),
+        result(Cell("ReLU", "training step", "fp32", (2, 3), network="mlp"), 1.0, "models"),
     ]
     path = tmp_path / "new folder" / "a.csv"
     with open_writer(path, ENVIRONMENT) as write:
@@ -192,14 +249,58 @@ def test_a_file_that_is_no_benchmark_is_refused(
     assert "absent.csv" in capsys.readouterr().err
 
 
-def test_kernel_table_shows_speed_up_rate_and_share() -> None:
-    text = rendered(*tables.kernel_tables(kernel_results()))
+def test_kernel_table_shows_the_time_of_ours_and_multiples_of_it() -> None:
+    rows = [*kernel_results(), *kernel_results("forward", 2, 64, 112, 112)]
+    text = rendered(*tables.kernel_tables(rows))
+    assert text.split()[0] == "forward"
+    # 2 * 4 * 65,536 bytes in 20 us; then the medians above over 20 us.
     line = next(line for line in text.splitlines() if "65,536" in line)
-    # 250 us / 20 us; 2 * 4 * 65,536 bytes in 20 us; 10 us of copy / 20 us.
-    assert line.split()[-3:] == ["12.50x", "26.2", "50%"]
-    assert "20.0 µs" in line
-    assert "forward" in text
+    ratios = ["12.5", "7.00", "9.00", "5.00", "1.50", "1.25", "2.50", "0.75", "0.50"]
+    assert line.split() == ["65,536", "20.0", "µs", "26.2", *ratios]
+    assert "2x64x112x112 20.0 µs" in text
     assert "backward" not in text
+
+
+def test_kernel_table_without_ours_is_relative_to_the_first() -> None:
+    rows = kernel_results(providers=("F.silu", "copy", "naive"))
+    text = rendered(*tables.kernel_tables(rows))
+    line = next(line for line in text.splitlines() if "65,536" in line)
+    assert line.split() == ["65,536", "140", "µs", "3.74", "0.18", "0.07"]
+    assert "naive: time of a call. " in tables.kernel_notes(rows)
+
+
+def test_kernel_table_leaves_out_what_failed() -> None:
+    rows = [
+        *kernel_results(providers=("mish_cuda", "F.mish", "copy")),
+        *kernel_results("forward", 512, providers=("F.mish", "copy")),
+    ]
+    text = rendered(*tables.kernel_tables(rows))
+    assert next(line for line in text.splitlines() if "512" in line).split() == ["512"]
+    assert "| forward | fp32 | 65,536 | 20.0 µs |" in tables.kernel_markdown(rows)
+
+
+def test_memory_is_shown_at_the_largest_shape_in_sizes_of_the_input() -> None:
+    rows = [
+        dataclasses.replace(row, peak_bytes=tensors * row.cell.input_bytes)
+        for size in (512, 4096)
+        for row, tensors in zip(
+            kernel_results("forward+backward", size, providers=("mish_cuda", "naive")),
+            (2, 5),
+            strict=True,
+        )
+    ]
+    text = rendered(tables.kernel_tables(rows)[-1])
+    assert text.splitlines()[-2].split() == ["fp32", "4,096", "2.0", "5.0"]
+
+
+def test_tables_fit_80_columns() -> None:
+    shape = (8, 512, 112, 112)
+    rows = [r for d in KERNEL_DIRECTIONS for r in kernel_results(d, *shape)]
+    rows = [dataclasses.replace(r, peak_bytes=12_345_678) for r in rows]
+    wide = Console(width=200, no_color=True)
+    with wide.capture() as capture:
+        wide.print(*tables.kernel_tables(rows), tables.kernel_notes(rows))
+    assert max(map(len, capture.get().splitlines())) <= 80
 
 
 def test_markdown_has_the_two_sizes_and_the_kernels() -> None:
@@ -212,8 +313,14 @@ def test_markdown_has_the_two_sizes_and_the_kernels() -> None:
     lines = tables.kernel_markdown(rows).splitlines()
     assert len(lines) == 2 + 2
     assert lines[2].startswith("| forward | fp32 | 65,536 | 20.0 µs | 250 µs |")
+    assert lines[2].endswith("| 12.50x | 26.2 | 50% |")
     assert lines[3].startswith("| backward | fp32 | 1 M |")
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_markdown_of_other_shapes_has_all_of_them() -> None:
+    rows = [*kernel_results("forward", 2, 3), *kernel_results("forward", 7)]
+    assert len(tables.kernel_markdown(rows).splitlines()) == 2 + 2
 
 
 @pytest.mark.parametrize(
@@ -227,9 +334,10 @@ def test_markdown_has_the_two_sizes_and_the_kernels() -> None:
     ],
 )
 def test_times_show_three_digits(seconds: float, text: str) -> None:
-    assert tables.format_seconds(seconds) == text
+    assert units.format_seconds(seconds) == text
 
 
+@pytest.mark.usefixtures("without_inductor")
 def test_claims_time_both_sides_of_each_ratio_in_turn() -> None:
     groups = claim_groups()
     cells = [cell for group in groups for cell in group.cells]
@@ -271,22 +379,140 @@ def test_claims_are_judged_by_their_own_measurements() -> None:
     assert "12.00" in text
 
 
+RUN = ["run", "--device", "cpu", "--seconds", "0", "--csv"]
+
+
 def test_run_measures_and_prints_and_table_prints_it_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "a.csv"
-    options = ["--device", "cpu", "--only", "kernels", "--sizes", "7", "--dtypes", "bf16"]
-    assert cli.main(["run", *options, "--seconds", "0", "--csv", str(path)]) == 0
+    assert cli.main([*RUN, str(path), "--sizes", "7", "2x3", "--dtypes", "bf16"]) == 0
     first = capsys.readouterr().out
     assert "forward+backward" in first
     environment, rows = read(path)
-    assert len(rows) == len(KERNEL_PROVIDERS) * len(KERNEL_DIRECTIONS)
+    assert {r.suite for r in rows} == {"kernels"}
+    assert len(rows) == 2 * len(KERNEL_PROVIDERS) * len(KERNEL_DIRECTIONS)
+    assert {r.cell.shape for r in rows} == {(7,), (2, 3)}
+    peaks = {r.cell.provider: r.peak_bytes for r in rows if r.cell.shape == (7,) and r.peak_bytes}
+    assert peaks["mish_cuda"] == 2 * 2 * 7  # result and gradient, in bf16
+    assert peaks["naive"] == 5 * 2 * 7
+    assert all((r.peak_bytes is None) == (r.cell.direction != "forward+backward") for r in rows)
     assert environment is not None
     assert environment.command.startswith("python -m benchmarks run --device cpu")
     assert environment.torch == torch.__version__
 
     assert cli.main(["table", str(path)]) == 0
     assert capsys.readouterr().out.strip() in first
+    assert cli.main(["table", str(path), "--markdown"]) == 0
+    assert "| forward | bf16 | 2x3 |" in capsys.readouterr().out
+
+
+def chosen(*options: str) -> list[Group]:
+    """The groups that `run` with these options measures."""
+    groups: list[Group] = []
+
+    def measure(group: Group, device: str, seconds: float, warmup: int) -> Any:
+        groups.append(group)
+        return [], []
+
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(run, "measure", measure)
+        assert cli.main([*RUN, f"{folder}/a.csv", *options]) == 0
+    return groups
+
+
+def test_everything_is_measured_by_default_and_the_kernels_alone_if_some_are_chosen() -> None:
+    assert {group.suite for group in chosen()} == {"kernels", "compiled", "claims"}
+    assert {group.suite for group in chosen("--only", "compiled")} == {"compiled"}
+    for options in (["--sizes", "7"], ["--threads", "2"], ["-b"], ["--directions", "backward"]):
+        groups = chosen(*options)
+        assert {group.suite for group in groups} == {"kernels"}
+    assert {group.cells[0].direction for group in groups} == {"backward"}
+
+
+def test_presets_come_in_batches() -> None:
+    for preset in PRESETS:
+        shapes = shapes_of(preset, 4)
+        assert {shape[0] for shape in shapes} == {4}
+        assert len({math.prod(shape) for shape in shapes}) == len(shapes)
+    groups = chosen("--preset", "resnet50", "--batch", "2", "--sizes", "9", "--dtypes", "fp32")
+    assert {group.cells[0].shape for group in groups} == {(9,), *shapes_of("resnet50", 2)}
+
+
+def test_options_of_the_old_perftest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen = []
+
+    def measure(group: Group, device: str, seconds: float, warmup: int) -> Any:
+        seen.append((group, device, seconds, warmup))
+        return [], []
+
+    monkeypatch.setattr(run, "measure", measure)
+    monkeypatch.setattr(run, "device", lambda text: "cpu")
+    for options in (
+        ["-d", "0", "-n", "50", "-w", "5", "-s", "(16, 10,8,8)", "-b", "-t", "float16"],
+        [
+            *("--device", "0", "--n_repeat", "50", "--warmup", "5"),
+            *("--size", "[16,10,8,8]", "--baseline", "--type", "float16"),
+        ],
+    ):
+        seen.clear()
+        assert cli.main(["run", "--csv", str(tmp_path / "a.csv"), *options]) == 0
+        assert len(seen) == len(KERNEL_DIRECTIONS)
+        for group, device, seconds, warmup in seen:
+            assert (device, group.min_rounds, seconds, warmup) == ("cpu", 50, 0, 5)
+            assert [cell.provider for cell in group.cells] == ["mish_cuda", "naive", "relu"]
+            assert {(cell.dtype, cell.shape) for cell in group.cells} == {("fp16", (16, 10, 8, 8))}
+
+
+def test_warm_up_calls_come_before_the_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Counter[str]()
+    monkeypatch.setattr(torch, "relu", lambda x: calls.update(["relu"]))
+
+    def counted(warmup: int) -> int:
+        calls.clear()
+        cells = (Cell("custom", "forward", "fp32", (1,)),)
+        recipe = {"forward": providers._forward(torch.relu)}
+        monkeypatch.setitem(providers._RECIPES, "custom", recipe)
+        monkeypatch.setattr(timing, "_calls_per_block", lambda timer: 1)
+        measure(Group("kernels", cells, min_rounds=2), "cpu", 0, warmup)
+        return calls["relu"]
+
+    assert counted(5) - counted(1) == 4
+
+
+def test_a_provider_that_fails_leaves_the_others_be_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried = []
+
+    def broken(inputs: Inputs) -> Statement:
+        tried.append(inputs)
+        raise RuntimeError("no compiler\nmore")
+
+    monkeypatch.setitem(providers._RECIPES, "relu", dict.fromkeys(KERNEL_DIRECTIONS, broken))
+    path = tmp_path / "a.csv"
+    options = ["--sizes", "7", "8", "--dtypes", "fp32", "--providers", "mish_cuda", "relu"]
+    assert cli.main([*RUN, str(path), *options]) == 1
+    assert len(tried) == len(KERNEL_DIRECTIONS)  # at 8 not again
+    assert Counter(r.cell.provider for r in read(path)[1]) == {"mish_cuda": 6}
+    output = capsys.readouterr().out
+    assert "relu backward fp32 7: RuntimeError: no compiler\n" in output
+
+
+def test_want_of_memory_is_no_reason_to_give_up() -> None:
+    def failure(reason: str) -> Failure:
+        return Failure(Cell("relu", "forward", "fp32", (1,)), reason)
+
+    assert failure("OutOfMemoryError: CUDA out of memory").out_of_memory
+    assert failure("RuntimeError: DefaultCPUAllocator: can't allocate memory").out_of_memory
+    assert not failure("RuntimeError: no compiler").out_of_memory
+
+
+def test_without_memory_for_inputs_every_cell_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = tuple(Cell(name, "forward", "fp32", (2**60,)) for name in ("relu", "copy"))
+    results, failures = measure(Group("kernels", cells), "cpu", seconds=0)
+    assert not results
+    assert [failure.cell for failure in failures] == list(cells)
 
 
 def test_ctrl_c_keeps_what_was_measured(
@@ -294,11 +520,13 @@ def test_ctrl_c_keeps_what_was_measured(
 ) -> None:
     done: list[Group] = []
 
-    def measure_two(group: Group, device: str, seconds: float) -> list[Result]:
+    def measure_two(
+        group: Group, device: str, seconds: float, warmup: int
+    ) -> tuple[list[Result], list[Failure]]:
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(group)
-        return [result(cell, 1e-6) for cell in group.cells]
+        return [result(cell, 1e-6) for cell in group.cells], []
 
     monkeypatch.setattr(run, "measure", measure_two)
     path = tmp_path / "a.csv"
@@ -307,27 +535,239 @@ def test_ctrl_c_keeps_what_was_measured(
     assert "Interrupted" in capsys.readouterr().out
 
 
+def test_ctrl_c_before_the_first_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "measure", interrupted)
+    assert cli.main([*RUN, str(tmp_path / "a.csv"), "--sizes", "7"]) == INTERRUPTED
+    assert "Nothing was measured." in capsys.readouterr().out
+
+
+def test_without_kernels_run_says_what_it_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mish_cuda.backend", lambda tensor: "eager")
+    options = ["--sizes", "7", "-t", "fp32", "--providers", "mish_cuda"]
+    assert cli.main([*RUN, str(tmp_path / "a.csv"), *options]) == 0
+    assert "measuring its eager fallback" in " ".join(capsys.readouterr().out.split())
+
+
 def test_environment_names_what_was_measured() -> None:
     environment = collect("cpu", "a command")
     assert environment.device
     assert environment.cpu_capability == torch.backends.cpu.get_cpu_capability()
     assert environment.torch in environment.summary()
     assert environment.driver == ""
+    assert re.fullmatch(r"(\d+( of \d+)? MHz)?", environment.clock)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["table", "--help"]])
-def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_environment_of_a_gpu_has_driver_and_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(uuid="1-2")
+    asked = []
+
+    def output(*command: str) -> str:
+        asked.append(command)
+        return "580.1, 345, 1980, 2619, 2619"
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(environment, "_output_of", output)
+    found = environment._driver_and_clocks("cuda")
+    assert found == ("580.1", "SM 345 of 1980 MHz, memory 2619 of 2619 MHz")
+    assert "--id=GPU-1-2" in asked[0]
+    monkeypatch.setattr(environment, "_output_of", lambda *command: "")
+    assert environment._driver_and_clocks("cuda") == ("", "")
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["models"], ["table"], ["compare"], ["plot"], ["report"]]
+)
+def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
-        cli.main(arguments)
+        cli.main([*command, "--help"])
     assert exit_.value.code == 0
-    assert "usage: python -m benchmarks" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "usage: python -m benchmarks" in output
+    assert max(map(len, output.splitlines())) <= 120
 
 
-@pytest.mark.parametrize("wrong", [["--device", "nowhere"], ["--sizes", "0"], ["--dtypes", "int8"]])
-def test_wrong_options_are_refused_by_name(
-    wrong: list[str], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (["--device", "nowhere"], "expected cpu, cuda, cuda:N or N, got nowhere"),
+        (["--device", "meta"], "expected cpu, cuda"),
+        (["--sizes", "0"], "expected axes of 1 and more, got 0"),
+        (["--shapes", "8x"], "expected elements or a shape"),
+        (["--size", "(8;9)"], "expected elements or a shape"),
+        (["--dtypes", "int8"], "expected one of fp32, bf16, fp16, fp64, got int8"),
+        (["--providers", "mish"], "invalid choice: 'mish'"),
+        (["--directions", "up"], "invalid choice: 'up'"),
+        (["--preset", "vgg"], "invalid choice: 'vgg'"),
+        (["--batch", "2"], "--batch: expected a --preset"),
+        (["--threads", "two"], "expected a whole number above 0, got two"),
+        (["--n_repeat", "0"], "expected a whole number above 0, got 0"),
+        (["--seconds", "nan"], "expected seconds, got nan"),
+        (["--only", "claims", "--sizes", "8"], "--only claims: expected no options"),
+        (["--sizes", "8x1000000000000"], "8x1000000000000 in fp64 takes about"),
+    ],
+)
+def test_wrong_options_are_refused_in_a_line(
+    wrong: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.main(["run", *wrong])
     assert exit_.value.code == 2
-    assert wrong[0] in capsys.readouterr().err
+    usage, message = capsys.readouterr().err.splitlines()
+    assert usage == "usage: python -m benchmarks run [options]"
+    assert reason in message
+
+
+@pytest.mark.parametrize(
+    ("gpus", "text", "reason"),
+    [
+        (0, "cuda", "expected a GPU for cuda, but torch"),
+        (0, "0", "expected a GPU for 0, but torch"),
+        (2, "cuda:2", "expected one of 2 GPUs, got cuda:2"),
+        (2, "1", None),
+        (2, "cuda", None),
+    ],
+)
+def test_gpus_that_are_not_here_are_refused(
+    gpus: int, text: str, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    if reason is None:
+        assert run.device(text) == {"1": "cuda:1"}.get(text, text)
+        return
+    with pytest.raises(argparse.ArgumentTypeError, match=reason):
+        run.device(text)
+
+
+def test_claims_are_about_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(SystemExit):
+        cli.main(["run", "-d", "0", "--only", "claims"])
+    assert "expected --device cpu" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*RUN, str(tmp_path), "--sizes", "7"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"python -m benchmarks: [Errno 21] Is a directory: '{tmp_path}'"
+
+
+def test_a_missing_package_is_named_with_its_extra() -> None:
+    program = (
+        "import sys; sys.modules['rich'] = None; from benchmarks.cli import main; "
+        f"sys.exit(main({[*RUN, 'x.csv', '--sizes', '7']}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "expected the Python package rich" in line
+    assert "[bench]" in line
+
+
+def test_the_command_line_loads_no_optional_package() -> None:
+    missing = dict.fromkeys(["rich", "matplotlib", "sklearn", "scipy", "jinja2", "numpy"])
+    program = f"import torch, sys; sys.modules.update({missing}); import benchmarks.cli"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# Timing and memory
+
+
+def test_statements_are_timed_in_turn_with_their_threads() -> None:
+    before = torch.get_num_threads()
+    seen: list[tuple[str, int]] = []
+
+    def note(name: str) -> None:
+        seen.append((name, torch.get_num_threads()))
+
+    names = {"note": note}
+    statements = [
+        Statement("note('a')", names, threads=before + 1),
+        Statement("note('b')", names, threads=before + 2),
+    ]
+    timings = interleave(statements, seconds=0, min_rounds=3)
+    assert [timing.rounds for timing in timings] == [3, 3]
+    assert set(seen) == {("a", before + 1), ("b", before + 2)}
+    assert torch.get_num_threads() == before
+
+
+def test_a_statement_that_raises_is_named() -> None:
+    with pytest.raises(RuntimeError, match=r"1 / 0: ZeroDivisionError"):
+        interleave([Statement("1", {}), Statement("1 / 0", {})], seconds=0, min_rounds=1)
+
+
+def test_peak_memory_counts_what_is_alive_at_once() -> None:
+    x = torch.zeros(1000)
+
+    def function() -> torch.Tensor:
+        y = x + 1  # 4000 bytes, then 8000, then 4000, then 12,000
+        z = y + 1
+        del y
+        return torch.cat([z, z])
+
+    assert memory.peak(function, "cpu") == 12_000
+    assert memory.peak(lambda: None, "cpu") == 0
+
+
+def test_peak_memory_on_cuda_is_above_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: steps.append("synchronize"))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1000)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: steps.append("reset"))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5000)
+    assert memory.peak(lambda: steps.append("call"), "cuda") == 4000
+    assert steps == ["synchronize", "reset", "call"]
+
+
+def test_the_profiler_is_silent() -> None:
+    program = "from benchmarks import memory; memory.peak(lambda: None, 'cpu')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_older_files_are_read(tmp_path: Path) -> None:
+    """Without the columns that came later."""
+    for path in (ROOT / "benchmarks/results").glob("*/*.csv"):
+        if path.stem != "accuracy":
+            facts, rows = read(path)
+            assert rows
+            assert facts is not None
+    path = tmp_path / "a.csv"
+    with open_writer(path, ENVIRONMENT) as write:
+        write(kernel_results())
+    with path.open(newline="") as file:
+        lines = list(csv.reader(file))
+    added = [lines[0].index(name) for name in ("network", "peak_bytes", "clock")]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [text for i, text in enumerate(line) if i not in added] for line in lines
+        )
+    assert read(path) == (dataclasses.replace(ENVIRONMENT, clock=""), kernel_results())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("fp32", "int8", "expected one of fp32"),
+        (",3,", ",many,", "invalid literal"),
+        ("2.0000e-05", "0", "expected seconds as median_s, got 0"),
+        (",2000-01-01", "", "a row is too short"),
+    ],
+)
+def test_a_damaged_file_is_refused(tmp_path: Path, old: str, new: str, reason: str) -> None:
+    path = tmp_path / "a.csv"
+    with open_writer(path, ENVIRONMENT) as write:
+        write(kernel_results())
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=rf"a\.csv is no benchmark file.*{reason}"):
+        read(path)

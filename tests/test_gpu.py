@@ -16,10 +16,12 @@ import torch.nn.functional as F
 
 from accuracy import reference
 from accuracy.formats import FP32
+from benchmarks import graphs
+from benchmarks import measure as measuring
 from benchmarks.cells import DTYPES, Cell, Direction
 from benchmarks.environment import collect
 from benchmarks.providers import Inputs, make_inputs
-from benchmarks.results import Result, Timing, read
+from benchmarks.results import Failure, Result, Timing, read
 from benchmarks.timing import Sampler, take_turns
 from conftest import needs_extension
 from gpu import (
@@ -33,7 +35,6 @@ from gpu import (
     launch,
     providers,
     report,
-    timing,
     work,
 )
 from gpu.steps import Deadline, Missing, Outcome, Step, attempt
@@ -208,19 +209,19 @@ def test_a_command_is_stopped_with_its_children(tmp_path: Path) -> None:
 
 def test_rotation_leaves_the_cache_within_bounds() -> None:
     cache = 50 * 2**20
-    assert timing.buffers(2**33, cache) == 2
-    assert timing.buffers(2**10, cache) == timing.MOST_CALLS
-    sets = timing.buffers(2**24, cache)
-    assert sets * 2**24 >= timing.CACHES * cache > (sets - 1) * 2**24
+    assert graphs.buffers(2**33, cache) == 2
+    assert graphs.buffers(2**10, cache) == graphs.MOST_CALLS
+    sets = graphs.buffers(2**24, cache)
+    assert sets * 2**24 >= graphs.CACHES * cache > (sets - 1) * 2**24
 
 
 @pytest.mark.parametrize("size", [2**n for n in range(11, 36)])
 def test_graphs_are_long_and_made_of_whole_rotations(size: int) -> None:
-    sets = timing.buffers(size, 50 * 2**20)
-    calls = timing.calls_per_graph(size, sets)
+    sets = graphs.buffers(size, 50 * 2**20)
+    calls = graphs.calls_per_graph(size, sets)
     assert calls % sets == 0
-    assert calls >= timing.MOST_CALLS or calls * size >= timing.GRAPH_BYTES
-    assert calls <= 2 * timing.MOST_CALLS
+    assert calls >= graphs.MOST_CALLS or calls * size >= graphs.GRAPH_BYTES
+    assert calls <= 2 * graphs.MOST_CALLS
 
 
 def test_as_many_results_live_as_there_are_sets() -> None:
@@ -242,7 +243,7 @@ def test_as_many_results_live_as_there_are_sets() -> None:
         return Held()
 
     inputs = [make_inputs(Cell("relu", "forward", "fp32", (1,)), "cpu", seed) for seed in range(3)]
-    timing.rotate(function, inputs, 9)
+    graphs.rotate(function, inputs, 9)
     assert [inputs.index(one) for one in order] == [0, 1, 2] * 3
     assert (alive, most) == (0, 4)  # the three, and the one just made
 
@@ -312,15 +313,15 @@ def test_cells_are_captured_and_sampled(
     monkeypatch: pytest.MonkeyPatch, direction: Direction
 ) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    names = [name for name in providers.NAMES if name != "compiled"]  # it takes a compiler
+    names = [name for name in providers.NAMES if name != "compiled F.mish"]  # it takes a compiler
     cells = [Cell(name, direction, "bf16", (2**12,)) for name in names]
-    results, failures = timing.measure(cells, "cpu")
+    results, failures = work.measure_cells(cells, "cpu")
     assert [r.cell.provider for r in results] == [name for name in names if name != "triton"]
     assert [f.cell.provider for f in failures] == ["triton"]
     assert failures[0].reason.startswith("ModuleNotFoundError")
-    sets = timing.buffers(cells[0].bytes, 2**20)
-    calls = timing.calls_per_graph(cells[0].bytes, sets)
-    assert {r.timing for r in results} == {Timing(timing.ROUNDS, *[1e-3 / (2 * calls)] * 3)}
+    sets = graphs.buffers(cells[0].bytes, 2**20)
+    calls = graphs.calls_per_graph(cells[0].bytes, sets)
+    assert {r.timing for r in results} == {Timing(work.ROUNDS, *[1e-3 / (2 * calls)] * 3)}
 
 
 @pytest.mark.usefixtures("pretended_gpu")
@@ -328,9 +329,9 @@ def test_without_memory_for_operands_no_cell_is_timed(monkeypatch: pytest.Monkey
     def make(*args: object) -> None:
         raise torch.OutOfMemoryError("8 GB")
 
-    monkeypatch.setattr(timing, "make_inputs", make)
+    monkeypatch.setattr(measuring, "make_inputs", make)
     cells = [Cell(name, "forward", "fp64", (2**30,)) for name in providers.NAMES]
-    results, failures = timing.measure(cells, "cpu")
+    results, failures = work.measure_cells(cells, "cpu")
     assert not results
     assert [(f.cell, f.out_of_memory) for f in failures] == [(cell, True) for cell in cells]
 
@@ -343,18 +344,17 @@ def test_providers_compute_mish(direction: Direction) -> None:
         (expected,) = torch.autograd.grad(expected, inputs.leaf, inputs.g)
     for name in ("mish_cuda", "F.mish", "naive"):
         found = providers.call(Cell(name, direction, "fp64", (99,)), inputs)
+        found = found[0] if isinstance(found, tuple) else found  # autograd's
         torch.testing.assert_close(found, expected.detach())
 
 
 # Which cells
 
 
-def measured(
-    cells: Sequence[Cell], broken: dict[str, str]
-) -> tuple[list[Result], list[timing.Failure]]:
+def measured(cells: Sequence[Cell], broken: dict[str, str]) -> tuple[list[Result], list[Failure]]:
     return (
         [Result("gpu", cell, timed(1.0)) for cell in cells if cell.provider not in broken],
-        [timing.Failure(c, broken[c.provider]) for c in cells if c.provider in broken],
+        [Failure(c, broken[c.provider]) for c in cells if c.provider in broken],
     )
 
 
@@ -365,7 +365,7 @@ def walk(found: grid.Found, measure: grid.Measure, deadline: Deadline = PLENTY) 
 def test_large_sizes_come_first_until_time_is_up() -> None:
     clock, found = Clock(), grid.Found()
 
-    def measure(cells: Sequence[Cell]) -> tuple[list[Result], list[timing.Failure]]:
+    def measure(cells: Sequence[Cell]) -> tuple[list[Result], list[Failure]]:
         clock.now += 10
         return measured(cells, {})
 
@@ -394,7 +394,7 @@ def test_a_peer_that_fails_is_recorded_and_tried_no_more() -> None:
 def test_memory_that_is_short_is_enough_for_smaller_sizes() -> None:
     found = grid.Found()
 
-    def measure(cells: Sequence[Cell]) -> tuple[list[Result], list[timing.Failure]]:
+    def measure(cells: Sequence[Cell]) -> tuple[list[Result], list[Failure]]:
         short = dict.fromkeys(providers.NAMES, "OutOfMemoryError: 8 GB")
         return measured(cells, short if cells[0].numel == 2**30 else {})
 
@@ -404,10 +404,10 @@ def test_memory_that_is_short_is_enough_for_smaller_sizes() -> None:
 
 
 def test_ours_failing_fails_the_benchmarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(cells: Sequence[Cell], device: str) -> tuple[list[Result], list[timing.Failure]]:
+    def measure(cells: Sequence[Cell], device: str) -> tuple[list[Result], list[Failure]]:
         return measured(cells, {"mish_cuda": "RuntimeError: bad launch"})
 
-    monkeypatch.setattr(timing, "measure", measure)
+    monkeypatch.setattr(work, "measure_cells", measure)
     found = grid.Found()
     outcome = work.run_benchmarks(tmp_path, FACTS, found, PLENTY)
     assert outcome.word == "FAILED"
@@ -450,14 +450,14 @@ def test_the_stream_to_beat_is_the_fastest_at_each_size() -> None:
 def test_figures_of_the_large_sizes() -> None:
     rows = [
         *(result(name, s) for name, s in (("mish_cuda", 1e-3), ("copy", 9e-4), ("F.mish", 2e-3))),
-        result("compiled", 1e-3, dtype="fp32", direction="backward"),
+        result("compiled F.mish", 1e-3, dtype="fp32", direction="backward"),
         result("mish_cuda", 1e-6, 2**14),
     ]
     text = speed(rows)
     forward, backward = text.split("### Forward, bf16")[1].split("### Backward, fp32")
     assert "| 16,777,216 | mish_cuda | 1 | 67 | 90.0% | 2.00x |" in forward
     assert "| 16,777,216 | F.mish | 2 | 34 | 45.0% | 1.00x |" in forward
-    assert "| 16,777,216 | compiled | 1 | 201 |  |  |" in backward
+    assert "| 16,777,216 | compiled F.mish | 1 | 201 |  |  |" in backward
     assert "16,384" not in text
     assert "stay in the L2 cache" in text
 

@@ -11,35 +11,17 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from benchmarks.cells import Cell
-from benchmarks.providers import Inputs, make_inputs
-from benchmarks.results import Result, describe
-from benchmarks.timing import Sampler, take_turns
-from gpu.providers import call
+from benchmarks.providers import Inputs
+from benchmarks.timing import Sampler
 
 CACHES = 3  # the buffers' size over that of the L2 cache
 MOST_CALLS = 256  # in a rotation: below some 100,000 elements the cache is not left
 GRAPH_BYTES = 16e9  # 2 ms at 8 TB/s: beside it the gap between two replays is nothing
-ROUNDS = 7
 SAMPLE_SECONDS = 2e-3
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a cell has no time."""
-
-    cell: Cell
-    reason: str
-
-    @property
-    def out_of_memory(self) -> bool:
-        """Whether a smaller cell may do."""
-        return self.reason.startswith(torch.OutOfMemoryError.__name__)
 
 
 def buffers(bytes_per_call: int, cache_bytes: int) -> int:
@@ -53,37 +35,19 @@ def calls_per_graph(bytes_per_call: int, sets: int) -> int:
     return sets * math.ceil(wanted / sets)
 
 
-def measure(cells: Sequence[Cell], device: str) -> tuple[list[Result], list[Failure]]:
-    """Time cells of one dtype, shape and direction. One that fails leaves the others be."""
-    size = cells[0].bytes
-    sets = buffers(size, torch.cuda.get_device_properties(device).L2_cache_size)
-    try:
-        inputs = [make_inputs(cells[0], device, seed) for seed in range(sets)]
-    except Exception as error:
-        return [], [Failure(cell, describe(error)) for cell in cells]
-    # One pool for all graphs: each may overwrite what another left, since nobody reads results.
-    pool = torch.cuda.graph_pool_handle()
-    calls = calls_per_graph(size, sets)
-    times, failures = take_turns(
-        cells, lambda cell: _capture(cell, inputs, calls, device, pool), 0, ROUNDS
-    )
-    return (
-        [Result("gpu", cell, timing) for cell, timing in times.items()],
-        [Failure(cell, reason) for cell, reason in failures.items()],
-    )
-
-
-def _capture(cell: Cell, inputs: Sequence[Inputs], calls: int, device: str, pool: Any) -> Sampler:
+def capture(
+    call: Callable[[Inputs], Any], inputs: Sequence[Inputs], calls: int, device: str, pool: Any
+) -> Sampler:
     """A graph of so many calls, and how to take a sample of it."""
     # As torch asks: the first calls on another stream, since they may allocate or compile.
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        call(cell, inputs[0])
+        call(inputs[0])
     torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool):
-        rotate(lambda one: call(cell, one), inputs, calls)
+        rotate(call, inputs, calls)
     replays = math.ceil(SAMPLE_SECONDS / elapsed(graph.replay, 1))
     return lambda: elapsed(graph.replay, replays) / (replays * calls)
 
