@@ -125,8 +125,8 @@ def _facts(facts: Environment) -> dict[str, str]:
 
 def _markdown(table: Table) -> str:
     rule = ["---" if column < table.names else "---:" for column in range(len(table.header))]
-    escaped = ([_escape(text) for text in row] for row in table.rows)
-    return "\n".join(f"| {' | '.join(row)} |" for row in (table.header, rule, *escaped))
+    header, *rows = ([_escape(text) for text in row] for row in (table.header, *table.rows))
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
 
 
 def _escape(text: str) -> str:
