@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from rich import box
 from rich.table import Table
 
 from benchmarks.cells import Cell, Direction
 from benchmarks.models import NONE
 from benchmarks.results import Result
-from benchmarks.units import format_bytes, format_seconds
+from benchmarks.tables import plain_table
+from benchmarks.units import format_bytes, format_seconds, format_shape, markdown
 
 NOTES = """\
 Times: medians of interleaved rounds. Step: forward, loss, backward, SGD step.
@@ -40,8 +40,10 @@ def model_lines(results: Iterable[Result]) -> dict[str, list[tuple[str, ...]]]:
     measured = {r.cell: r for r in results if r.suite == "models"}
     lines: dict[str, dict[str, tuple[str, ...]]] = {}
     for cell in measured:
-        shape = "x".join(map(str, cell.shape))
-        title = f"{cell.network}, input {shape}, {cell.dtype}, CPU threads: {cell.threads}"
+        title = (
+            f"{cell.network}, input {format_shape(cell.shape)}, {cell.dtype}, "
+            f"CPU threads: {cell.threads}"
+        )
         lines.setdefault(title, {})[cell.provider] = _line(measured, cell)
     return {title: list(by_activation.values()) for title, by_activation in lines.items()}
 
@@ -50,9 +52,7 @@ def model_tables(results: Iterable[Result]) -> list[Table]:
     """One table for each network and input."""
     tables = []
     for title, lines in model_lines(results).items():
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
-        for column, name in enumerate(HEADER):
-            table.add_column(name, justify="right" if column else "left", no_wrap=True)
+        table = plain_table(title, *HEADER)
         for line in lines:
             table.add_row(*line, style="bold" if line[0] == "mish_cuda" else None)
         tables.append(table)
@@ -66,7 +66,7 @@ def model_markdown(results: Iterable[Result]) -> str:
         ("---", "---", *("---:" for _ in HEADER[1:])),
         *((title, *line) for title, lines in model_lines(results).items() for line in lines),
     ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(rows)
 
 
 def _line(measured: Mapping[Cell, Result], cell: Cell) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks import environment, memory, networks
-from benchmarks.cells import Cell, Direction
+from benchmarks import networks
+from benchmarks.cells import Cell, Direction, Group
+from benchmarks.measure import Timed
 from benchmarks.networks import Activation
-from benchmarks.results import Result
-from benchmarks.run import device, positive
-from benchmarks.timing import Statement, sampler, take_turns
+from benchmarks.results import Failure
+from benchmarks.run import attempt, carry_out, device, positive, require_memory, seconds
+from benchmarks.timing import Statement, sampler
 
 DEFAULT_CSV = Path("mish_models.csv")
-MIN_ROUNDS = 3
 CLASSES = 10
 
 
@@ -41,7 +40,8 @@ NETWORKS = {
     "csp_darknet": Network(networks.csp_darknet, cpu=(2, 3, 128, 128), gpu=(8, 3, 512, 512)),
     "mlp": Network(networks.mlp, cpu=(512, 512), gpu=(16_384, 512)),
 }
-DIRECTIONS: tuple[Direction, ...] = ("training step", "inference")
+# What is timed, and for which share of --seconds: inference takes about a third of a step.
+SECONDS: dict[Direction, float] = {"training step": 1, "inference": 1 / 3}
 NONE = "none"  # nothing in the activation's place: what a network takes without it
 ACTIVATIONS: dict[str, Activation] = {
     **{name: networks.ACTIVATIONS[name] for name in ("mish_cuda", "F.mish", "naive")},
@@ -63,7 +63,7 @@ def add_to(commands: Any) -> None:
         "--device",
         type=device,
         default="cuda" if torch.cuda.is_available() else "cpu",
-        help="cpu, cuda or cuda:N (default: %(default)s)",
+        help="cpu, cuda, cuda:N or N, the number of a GPU (default: %(default)s)",
     )
     parser.add_argument(
         "--networks",
@@ -105,10 +105,10 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=seconds,
         default=30,
         metavar="S",
-        help="time for the training steps of each network; inference takes a third of it "
+        help="time for the training steps of each network; their inference gets a third of it "
         "(default: %(default)s)",
     )
     parser.add_argument(
@@ -118,7 +118,7 @@ def add_to(commands: Any) -> None:
         metavar="FILE",
         help="file to write (default: %(default)s)",
     )
-    parser.set_defaults(function=_run)
+    parser.set_defaults(function=partial(_run, parser))
 
 
 def statement(cell: Cell, device: str) -> Callable[[], object]:
@@ -157,63 +157,50 @@ def statement(cell: Cell, device: str) -> Callable[[], object]:
     return train
 
 
-def measure(
-    cells: Sequence[Cell], device: str, seconds: float, failed: dict[Cell, str]
-) -> list[Result]:
-    """Time the cells in turn; those that raise, for lack of memory say, go to `failed`."""
-    calls = {}
+def by_network(cells: Sequence[Cell], device: str) -> Callable[[Cell], Timed]:
+    """The way of `measure` with whole networks: blocks of calls of each."""
 
-    def prepare(cell: Cell) -> Callable[[], float]:
-        calls[cell] = statement(cell, device)
-        return sampler(Statement("call()", {"call": calls[cell]}, cell.threads))
+    def timed(cell: Cell) -> Timed:
+        call = statement(cell, device)
+        block = Statement("call()", {"call": call}, cell.threads)
+        return Timed(call, lambda: sampler(block))
 
-    timings, errors = take_turns(cells, prepare, seconds, MIN_ROUNDS)
-    failed.update(errors)
-    return [
-        Result(
-            "models",
-            cell,
-            timing,
-            memory.peak(calls[cell], device) if cell.direction == "training step" else None,
-        )
-        for cell, timing in timings.items()
-    ]
+    return timed
 
 
-def _run(args: argparse.Namespace) -> int:
-    from rich.console import Console
+def needed_memory(cell: Cell) -> int:
+    """Bytes of what all layers give, in float32: about what they keep for backward."""
+    outputs = []
+    with torch.device("meta"):
+        network = NETWORKS[cell.network].build(ACTIVATIONS[NONE])
+        for layer in network.modules():
+            if not any(layer.children()):
+                layer.register_forward_hook(lambda layer, x, y: outputs.append(y.nbytes))
+        network(torch.empty(cell.shape))
+    return sum(outputs)
 
-    from benchmarks import model_tables, results
-    from benchmarks.recording import record
 
-    console = Console(highlight=False)
-    facts = environment.collect(args.device, args.command)
-    failed: dict[Cell, str] = {}
+def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    failures: list[Failure] = []
     steps = []
-    for name in args.networks:
-        network = NETWORKS[name]
-        shape = network.cpu if torch.device(args.device).type == "cpu" else network.gpu
-        shape = (args.batch or shape[0], *shape[1:])
-        for direction in DIRECTIONS:
-            cells = [
-                Cell(activation, direction, args.dtype, shape, threads=args.threads, network=name)
-                for activation in args.activations
-            ]
-            seconds = args.seconds / (3 if direction == "inference" else 1)
-            steps.append(
-                (f"{name}: {direction}", partial(measure, cells, args.device, seconds, failed))
-            )
-    status = record(steps, args.csv, facts, console)
-    _, rows = results.read(args.csv)
-    for table in model_tables.model_tables(rows):
-        console.print(table)
-    console.print(model_tables.NOTES, style="dim")
-    console.print(facts.summary())
-    console.print(f"Data: {args.csv}")
-    for cell, error in failed.items():
-        print(
-            f"python -m benchmarks models: {cell.network} with {cell.provider}, "
-            f"{cell.direction}: {error}. If memory is short, choose a smaller --batch.",
-            file=sys.stderr,
-        )
-    return status or bool(failed)
+    for name in dict.fromkeys(args.networks):
+        for direction, share in SECONDS.items():
+            group = _group(name, direction, args)
+            cell = group.cells[0]
+            what = f"{name} with a batch of {cell.shape[0]}"
+            require_memory(parser, args.device, what, needed_memory(cell), "--batch")
+            time = share * args.seconds
+            measure = partial(attempt, group, failures, args.device, time, way=by_network)
+            steps.append((f"{name}: {direction}", measure))
+    return carry_out(steps, failures, args)
+
+
+def _group(network: str, direction: Direction, args: argparse.Namespace) -> Group:
+    known = NETWORKS[network]
+    batch, *rest = known.cpu if args.device == "cpu" else known.gpu
+    shape = (args.batch or batch, *rest)
+    cells = (
+        Cell(name, direction, args.dtype, shape, threads=args.threads, network=network)
+        for name in dict.fromkeys(args.activations)
+    )
+    return Group("models", tuple(cells))

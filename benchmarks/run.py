@@ -25,13 +25,15 @@ from benchmarks.cells import (
     kernel_groups,
 )
 from benchmarks.claims import claim_groups
-from benchmarks.measure import measure
+from benchmarks.measure import Way, measure
 from benchmarks.presets import PRESETS, Shape, shapes_of
 from benchmarks.results import Failure, Result
 from benchmarks.units import format_bytes, format_shape
 
 if TYPE_CHECKING:  # rich is imported when something is printed
     from rich.console import Console
+
+    from benchmarks.recording import Step
 
 DEFAULT_CSV = Path("mish_benchmark.csv")
 TENSORS_AT_ONCE = 10  # of a cell at most: inputs, and what naive Mish allocates beside them
@@ -109,7 +111,7 @@ def add_to(commands: Any) -> None:
     pace = parser.add_argument_group("how long")
     pace.add_argument(
         "--seconds",
-        type=_seconds,
+        type=seconds,
         default=0.4,
         metavar="S",
         help="for each group of cells timed in turn; large inputs take longer "
@@ -211,7 +213,8 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """An argument that is a time of 0 or more."""
     try:
         value = float(text)
     except ValueError:
@@ -241,13 +244,33 @@ def _dtype(text: str) -> str:
 
 
 def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from benchmarks import table, tables
-    from benchmarks.recording import record
+    from benchmarks import tables
 
     groups = _groups(parser, args)
-    _require_memory(parser, args, groups)
+    largest = max((c for group in groups for c in group.cells), key=lambda c: c.input_bytes)
+    what = f"{format_shape(largest.shape)} in {largest.dtype}"
+    require_memory(
+        parser, args.device, what, TENSORS_AT_ONCE * largest.input_bytes, "size in --shapes"
+    )
+    failures: list[Failure] = []
+    duration = 0 if args.rounds else args.seconds
+    steps = [
+        (
+            tables.group_title(group),
+            partial(attempt, group, failures, args.device, duration, args.warmup),
+        )
+        for group in groups
+    ]
+    return carry_out(steps, failures, args)
+
+
+def carry_out(steps: Sequence[Step], failures: Sequence[Failure], args: argparse.Namespace) -> int:
+    """Measure into the file, print its tables and what failed, and return the exit status."""
+    from rich.console import Console
+
+    from benchmarks import table
+    from benchmarks.recording import record
+
     console = Console(highlight=False)
     facts = environment.collect(args.device, args.command)
     if facts.backend == "eager":
@@ -255,10 +278,6 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
             f"mish_cuda has no kernels for {args.device} here (not built, or switched off): "
             "measuring its eager fallback."
         )
-    failures: list[Failure] = []
-    steps = [
-        (tables.group_title(group), partial(_measure, group, args, failures)) for group in groups
-    ]
     status = record(steps, args.csv, facts, console)
     table.show(args.csv, console)
     _print_failures(failures, console)
@@ -297,26 +316,28 @@ def _groups(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[G
     return groups
 
 
-def _require_memory(
-    parser: argparse.ArgumentParser, args: argparse.Namespace, groups: Sequence[Group]
+def require_memory(
+    parser: argparse.ArgumentParser, device: str, what: str, needed: int, option: str
 ) -> None:
     """On the CPU one that takes too much is killed without a word; CUDA says so itself."""
     free = memory.available()
-    if args.device != "cpu" or free is None:
-        return
-    cell = max(
-        (cell for group in groups for cell in group.cells), key=lambda cell: cell.input_bytes
-    )
-    needed = TENSORS_AT_ONCE * cell.input_bytes
-    if needed > free:
+    if device == "cpu" and free is not None and needed > free:
         parser.error(
-            f"{format_shape(cell.shape)} in {cell.dtype} takes about {format_bytes(needed)}, of "
-            f"which {format_bytes(free)} are free: give smaller --shapes"
+            f"{what} takes about {format_bytes(needed)}, of which {format_bytes(free)} are free: "
+            f"give a smaller {option}"
         )
 
 
-def _measure(group: Group, args: argparse.Namespace, failures: list[Failure]) -> list[Result]:
-    """Measures a group, without what failed before: compiling in vain may take seconds."""
+def attempt(
+    group: Group,
+    failures: list[Failure],
+    device: str,
+    seconds: float,
+    warmup: int = 1,
+    way: Way | None = None,
+) -> list[Result]:
+    """`measure`, which adds to `failures`, of what did not fail before: compiling in vain may take
+    seconds."""
     given_up = {
         (f.cell.provider, f.cell.direction, f.cell.dtype) for f in failures if not f.out_of_memory
     }
@@ -325,8 +346,7 @@ def _measure(group: Group, args: argparse.Namespace, failures: list[Failure]) ->
     )
     if not cells:
         return []
-    seconds = 0 if args.rounds else args.seconds
-    results, failed = measure(replace(group, cells=cells), args.device, seconds, args.warmup)
+    results, failed = measure(replace(group, cells=cells), device, seconds, warmup, way)
     failures += failed
     return results
 
