@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+import mish_cuda
 from benchmarks import environment, memory
 from benchmarks.cells import (
+    COMPILED,
     DTYPES,
     KERNEL_DIRECTIONS,
     KERNEL_SHAPES,
@@ -308,7 +310,8 @@ def _groups(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[G
     if only in (None, "kernels"):
         groups += kernel_groups(**chosen)
     if only in (None, "compiled"):
-        groups += compiled_groups()
+        with_kernel = mish_cuda.backend(torch.empty(0, device=args.device)) != "eager"
+        groups += compiled_groups([name for name in COMPILED if with_kernel or name != "kernel"])
     if only in (None, "claims") and on_cpu:
         groups += claim_groups()
     if args.rounds:

@@ -194,14 +194,8 @@ def compiled_table(results: Iterable[Result]) -> Table | None:
     lines = _compiled_lines(results)
     if not lines:
         return None
-    table = Table(
-        title="torch.compile, forward+backward",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-    )
-    for column, name in enumerate(_COMPILED_HEADER):
-        table.add_column(name.replace(" / ", "\n/ "), justify="right" if column > 2 else "left")
+    header = (name.replace(" / ", "\n/ ") for name in _COMPILED_HEADER)
+    table = plain_table("torch.compile, forward+backward", *header, left=3)
     for line in lines:
         table.add_row(*line)
     return table
@@ -226,12 +220,10 @@ def _compiled_lines(results: Iterable[Result]) -> list[tuple[str, ...]]:
             taken = [
                 times.get((dtype, numel, compiled_provider(name, surrounding))) for name in COMPILED
             ]
-            if None in taken:  # interrupted
-                continue
-            theirs, ours, kernel = (seconds for seconds in taken if seconds is not None)
-            columns = (format_seconds(seconds) for seconds in (theirs, ours, kernel))
-            size = format_size(numel)
-            lines.append((dtype, size, f"`{surrounding}`", *columns, f"{theirs / ours:.2f}x"))
+            columns = (format_seconds(seconds) if seconds else "" for seconds in taken)
+            theirs, ours, _ = taken
+            ratio = f"{theirs / ours:.2f}x" if theirs and ours else ""
+            lines.append((dtype, format_size(numel), f"`{surrounding}`", *columns, ratio))
     return lines
 
 

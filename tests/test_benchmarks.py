@@ -31,6 +31,7 @@ from benchmarks.cells import (
     Cell,
     Direction,
     Group,
+    compiled_provider,
     kernel_groups,
 )
 from benchmarks.claims import CPU_CLAIMS, Claim, Ratio, Verdict, claim_groups, judge
@@ -430,6 +431,25 @@ def test_everything_is_measured_by_default_and_the_kernels_alone_if_some_are_cho
     assert {group.cells[0].direction for group in groups} == {"backward"}
 
 
+def test_without_kernels_none_is_compiled_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mish_cuda.backend", lambda tensor: "eager")
+    names = {cell.provider for group in chosen("--only", "compiled") for cell in group.cells}
+    assert "compiled decomposition in f(x)" in names
+    assert "compiled kernel in f(x)" not in names
+
+
+def test_compiled_table_leaves_out_what_was_not_measured() -> None:
+    cells = [
+        Cell(compiled_provider(name), "forward+backward", "fp32", (2**20,))
+        for name in ("F.mish", "decomposition")
+    ]
+    rows = [result(cell, time, "compiled") for cell, time in zip(cells, (9e-3, 2e-3), strict=True)]
+    assert "| fp32 | 1 M | `f(x)` | 9.00 ms | 2.00 ms |  | 4.50x |" in tables.compiled_markdown(
+        rows
+    )
+    assert "4.50x" in rendered(tables.compiled_table(rows))
+
+
 def test_presets_come_in_batches() -> None:
     for preset in PRESETS:
         shapes = shapes_of(preset, 4)
@@ -662,9 +682,11 @@ def test_a_file_that_cannot_be_written_is_named(
     assert line == f"python -m benchmarks: [Errno 21] Is a directory: '{tmp_path}'"
 
 
-def test_a_missing_package_is_named_with_its_extra() -> None:
+def test_a_missing_package_is_named_when_it_is_needed() -> None:
+    """The command line itself loads none of them."""
+    missing = dict.fromkeys(["rich", "matplotlib", "sklearn", "scipy", "jinja2", "numpy"])
     program = (
-        "import sys; sys.modules['rich'] = None; from benchmarks.cli import main; "
+        f"import torch, sys; sys.modules.update({missing}); from benchmarks.cli import main; "
         f"sys.exit(main({[*RUN, 'x.csv', '--sizes', '7']}))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -672,12 +694,6 @@ def test_a_missing_package_is_named_with_its_extra() -> None:
     (line,) = done.stderr.splitlines()
     assert "expected the Python package rich" in line
     assert "[bench]" in line
-
-
-def test_the_command_line_loads_no_optional_package() -> None:
-    missing = dict.fromkeys(["rich", "matplotlib", "sklearn", "scipy", "jinja2", "numpy"])
-    program = f"import torch, sys; sys.modules.update({missing}); import benchmarks.cli"
-    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 # Timing and memory
@@ -729,10 +745,9 @@ def test_peak_memory_on_cuda_is_above_what_was_there(monkeypatch: pytest.MonkeyP
     assert steps == ["synchronize", "reset", "call"]
 
 
-def test_the_profiler_is_silent() -> None:
-    program = "from benchmarks import memory; memory.peak(lambda: None, 'cpu')"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("", "")
+def test_the_profiler_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    memory.peak(lambda: None, "cpu")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_older_files_are_read(tmp_path: Path) -> None:
