@@ -5,6 +5,7 @@ right at the limits. ``MishCuda``, ``MishCudaFunction``, ``mish_forward`` and ``
 the names of the old mish-cuda package.
 """
 
+from .conversion import Conversion, convert, override_torch, revert
 from .functional import (
     MishCudaFunction,
     backend,
@@ -20,15 +21,19 @@ from .old_checkpoints import old_checkpoints
 __version__ = "0.1.0"
 
 __all__ = [
+    "Conversion",
     "Mish",
     "MishCuda",
     "MishCudaFunction",
     "__version__",
     "backend",
     "compile_with",
+    "convert",
     "mish",
     "mish_",
     "mish_backward",
     "mish_forward",
     "old_checkpoints",
+    "override_torch",
+    "revert",
 ]
