@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks import networks
 from benchmarks.cells import Cell, Direction, Group
-from benchmarks.measure import Timed
+from benchmarks.measure import Timed, measure
 from benchmarks.networks import Activation
 from benchmarks.results import Failure
 from benchmarks.run import attempt, carry_out, device, positive, require_memory, seconds
@@ -189,9 +189,10 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
             cell = group.cells[0]
             what = f"{name} with a batch of {cell.shape[0]}"
             require_memory(parser, args.device, what, needed_memory(cell), "--batch")
-            time = share * args.seconds
-            measure = partial(attempt, group, failures, args.device, time, way=by_network)
-            steps.append((f"{name}: {direction}", measure))
+            timed = partial(
+                measure, device=args.device, seconds=share * args.seconds, way=by_network
+            )
+            steps.append((f"{name}: {direction}", partial(attempt, group, timed, failures)))
     return carry_out(steps, failures, args)
 
 

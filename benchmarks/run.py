@@ -6,7 +6,7 @@ import argparse
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from benchmarks.cells import (
     kernel_groups,
 )
 from benchmarks.claims import claim_groups
-from benchmarks.measure import Way, measure
+from benchmarks.measure import measure
 from benchmarks.presets import PRESETS, Shape, shapes_of
 from benchmarks.results import Failure, Result
 from benchmarks.units import format_bytes, format_shape
@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # rich is imported when something is printed
     from benchmarks.recording import Step
 
 DEFAULT_CSV = Path("mish_benchmark.csv")
+Outcome = tuple[list[Result], list[Failure]]
 TENSORS_AT_ONCE = 10  # of a cell at most: inputs, and what naive Mish allocates beside them
 
 
@@ -255,13 +256,12 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         parser, args.device, what, TENSORS_AT_ONCE * largest.input_bytes, "size in --shapes"
     )
     failures: list[Failure] = []
-    duration = 0 if args.rounds else args.seconds
+
+    def timed(group: Group) -> Outcome:
+        return measure(group, args.device, 0 if args.rounds else args.seconds, args.warmup)
+
     steps = [
-        (
-            tables.group_title(group),
-            partial(attempt, group, failures, args.device, duration, args.warmup),
-        )
-        for group in groups
+        (tables.group_title(group), partial(attempt, group, timed, failures)) for group in groups
     ]
     return carry_out(steps, failures, args)
 
@@ -332,15 +332,10 @@ def require_memory(
 
 
 def attempt(
-    group: Group,
-    failures: list[Failure],
-    device: str,
-    seconds: float,
-    warmup: int = 1,
-    way: Way | None = None,
+    group: Group, measure: Callable[[Group], Outcome], failures: list[Failure]
 ) -> list[Result]:
-    """`measure`, which adds to `failures`, of what did not fail before: compiling in vain may take
-    seconds."""
+    """Measure what has not failed before, since compiling in vain may take seconds; add to
+    `failures` what fails now."""
     given_up = {
         (f.cell.provider, f.cell.direction, f.cell.dtype) for f in failures if not f.out_of_memory
     }
@@ -349,7 +344,7 @@ def attempt(
     )
     if not cells:
         return []
-    results, failed = measure(replace(group, cells=cells), device, seconds, warmup, way)
+    results, failed = measure(replace(group, cells=cells))
     failures += failed
     return results
 
