@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED, GRID, PAPER = "#1f2328", "#59636e", "#d8dee4", "#ffffff"
-OURS, THEIRS = "#0072b2", "#d55e00"
+OURS, THEIRS, SKY = "#0072b2", "#d55e00", "#56b4e9"
 # Hues that the colour-blind tell apart (Okabe and Ito, https://jfly.uni-koeln.de/color/), of which
 # the yellow is darkened to be seen on white. A provider that is not here is grey.
 COLOURS = {
@@ -39,8 +39,7 @@ COLOURS = {
     "memory-efficient": "#e69f00",
     "compiled mish_cuda": OURS,
     "compiled F.mish": THEIRS,
-    "compiled": THEIRS,  # F.mish, in the GPU suite
-    "triton": "#56b4e9",
+    "triton": SKY,
     "F.silu": "#009e73",
     "SiLU": "#009e73",
     "F.gelu": "#9a7d0a",
@@ -49,7 +48,7 @@ COLOURS = {
 }
 DIRECTION_COLOURS: dict[Direction, str] = {
     "forward": OURS,
-    "backward": "#56b4e9",
+    "backward": SKY,
     "forward+backward": "#004a75",
 }
 # Colours that change where a picture is part of a page, by name: in the light and in the dark.
@@ -125,10 +124,11 @@ def style() -> Iterator[None]:
 
 
 def draw(results: Sequence[Result], sizes: Sequence[int]) -> tuple[list[Picture], list[str]]:
-    """The pictures for which `results` have rows, and of each other kind what it would need.
+    """The pictures for which `results` have rows, and what is left out and why.
 
     `sizes` are those of the speed-up bars: as many of them as were measured, else the largest.
     """
+    found = {size for _, size in _speed_up_bars(results, KERNEL_DIRECTIONS)}
     kinds = (
         ("speed-up", "mish_cuda and F.mish on the same input", speed_ups(results, sizes)),
         ("whole networks", "suite models", networks(results)),
@@ -137,6 +137,8 @@ def draw(results: Sequence[Result], sizes: Sequence[int]) -> tuple[list[Picture]
         ("GB/s over size", "suite kernels or gpu", rates(results)),
     )
     missing = [f"{kind}: no rows of {needs}" for kind, needs, pictures in kinds if not pictures]
+    if found and (absent := [format_size(size) for size in sizes if size not in found]):
+        missing.append(f"speed-up at {', '.join(absent)} elements: not measured")
     if strided := sum(r.cell.layout != "x" for r in results):
         missing.append(f"{strided} rows of tensors that are not contiguous: no picture shows those")
     return [picture for _, _, pictures in kinds for picture in pictures], missing
@@ -227,7 +229,7 @@ def compiled(results: Iterable[Result]) -> list[Picture]:
         bars = [
             Bar(surrounding, name, ratio, f"{ratio:.2f}x", colour)
             for surrounding in SURROUNDINGS
-            for name, colour in (("decomposition", OURS), ("kernel", "#56b4e9"))
+            for name, colour in (("decomposition", OURS), ("kernel", SKY))
             if (theirs := seconds.get(compiled_provider("F.mish", surrounding)))
             and (ours := seconds.get(compiled_provider(name, surrounding)))
             for ratio in [theirs / ours]
@@ -266,20 +268,15 @@ def rates(results: Iterable[Result]) -> list[Picture]:
 @style()
 def memory(results: Iterable[Result]) -> list[Picture]:
     """Peak memory of forward+backward at the largest size measured, a picture for each dtype."""
-    rows = [
-        # The copy works in memory that is there already.
-        r
-        for r in _sweep(results)
-        if r.peak_bytes is not None and r.cell.provider != "copy"
-    ]
+    # Not of the copy, which works in memory that is there already.
+    rows = [r for r in _sweep(results) if r.cell.provider != "copy" and r.peak_bytes is not None]
     pictures = []
     for dtype, alike in _group(rows, lambda r: r.cell.dtype).items():
         largest = max(r.cell.numel for r in alike)
         size = DTYPES[dtype].itemsize * largest
-        peaks = {r.cell.provider: r.peak_bytes or 0 for r in alike if r.cell.numel == largest}
         bars = [
-            Bar("", name, peak, f"{format_bytes(peak)}, {peak / size:.1f} inputs", _colour(name))
-            for name, peak in peaks.items()
+            replace(bar, text=f"{bar.text}, {bar.value / size:.1f} inputs")
+            for bar in _memory_bars(r for r in alike if r.cell.numel == largest)
         ]
         title = f"Peak memory, forward+backward, {dtype}, {format_size(largest)}"
         pictures.append(_bars_picture(f"memory {dtype}", title, bars))
@@ -298,11 +295,7 @@ def networks(results: Iterable[Result]) -> list[Picture]:
         steps = [r for r in rows if r.cell.direction == "training step"]
         panels = {
             "time of a training step": _time_bars(steps),
-            "peak memory of a training step": [
-                Bar("", name, r.peak_bytes, format_bytes(r.peak_bytes), _colour(name))
-                for r in steps
-                if r.peak_bytes is not None and (name := r.cell.provider)
-            ],
+            "peak memory of a training step": _memory_bars(steps),
             "time of inference": _time_bars(r for r in rows if r.cell.direction == "inference"),
         }
         panels = {name: bars for name, bars in panels.items() if bars}
@@ -378,11 +371,20 @@ def _measured(sizes: Iterable[int], found: Iterable[int]) -> list[int]:
 
 
 def _time_bars(results: Iterable[Result]) -> list[Bar]:
+    return [_bar(r, r.timing.median, format_seconds(r.timing.median)) for r in results]
+
+
+def _memory_bars(results: Iterable[Result]) -> list[Bar]:
     return [
-        Bar("", name, r.timing.median, format_seconds(r.timing.median), _colour(name))
+        _bar(r, r.peak_bytes, format_bytes(r.peak_bytes))
         for r in results
-        if (name := r.cell.provider)
+        if r.peak_bytes is not None
     ]
+
+
+def _bar(result: Result, value: float, text: str) -> Bar:
+    provider = result.cell.provider
+    return Bar("", provider, value, text, _colour(provider))
 
 
 def _bars_picture(name: str, title: str, bars: Sequence[Bar], one: str = "") -> Picture:
@@ -400,9 +402,9 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _title(figure: Figure, title: str, **style: Any) -> None:
+def _title(figure: Figure, title: str, **font: Any) -> None:
     wrapped = textwrap.fill(title, int(11 * figure.get_figwidth()))
-    figure.suptitle(wrapped, **{"x": 0.01, "ha": "left", "fontsize": 11, **style})
+    figure.suptitle(wrapped, **{"x": 0.01, "ha": "left", "fontsize": 11, **font})
 
 
 def _height(bars: Sequence[Bar]) -> float:
@@ -472,21 +474,18 @@ def _draw_rates(axes: Axes, rows: Sequence[Result]) -> None:
     for provider, line in _group(rows, lambda r: r.cell.provider).items():
         line = sorted(line, key=lambda r: r.cell.numel)
         sizes = [r.cell.numel for r in line]
-        colour, dash = _colour(provider), _dash(provider)
         axes.plot(
             sizes,
             [r.gigabytes_per_second for r in line],
-            *("o" + dash,),
-            color=colour,
+            f"o{_dash(provider)}",
+            color=_colour(provider),
             markersize=3,
             linewidth=2.2 if provider == "mish_cuda" else 1.4,
             zorder=3 if provider == "mish_cuda" else 2,
         )
-        fast, slow = (
-            [r.cell.bytes / seconds / 1e9 for r, seconds in zip(line, times, strict=True)]
-            for times in ([r.timing.p20 for r in line], [r.timing.p80 for r in line])
-        )
-        axes.fill_between(sizes, slow, fast, color=colour, alpha=0.15, linewidth=0)
+        fast = [r.cell.bytes / r.timing.p20 / 1e9 for r in line]
+        slow = [r.cell.bytes / r.timing.p80 / 1e9 for r in line]
+        axes.fill_between(sizes, slow, fast, color=_colour(provider), alpha=0.15, linewidth=0)
         ends[provider] = (line[-1].cell.numel, line[-1].gigabytes_per_second)
     axes.xaxis.set_major_locator(LogLocator(base=2, numticks=6))
     axes.xaxis.set_major_formatter(lambda size, _: _short_size(size))

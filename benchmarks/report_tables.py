@@ -41,7 +41,9 @@ def make(source: Source) -> list[Table]:
 
 
 def _networks(results: Sequence[Result]) -> list[Table]:
-    from benchmarks import model_tables  # not above: for names it builds all networks
+    if not any(r.suite == "models" for r in results):
+        return []
+    from benchmarks import model_tables  # it needs rich
 
     header = [name.replace("\n", " ") for name in model_tables.HEADER]
     lines = model_tables.model_lines(results)

@@ -66,7 +66,7 @@ def _read(path: Path, name: str) -> Source:
         facts, speeds = results.read(path)
         if facts is None:
             raise ValueError(f"{path} holds no rows: nothing was measured")
-        if not all(0 < r.timing.median < math.inf and r.cell.numel > 0 for r in speeds):
+        if not all(map(_is_sound, speeds)):
             raise ValueError(f"{path} is damaged: expected times and sizes above 0")
         return Source(path, name, facts, speeds, [])
     from accuracy import results as accuracy_results
@@ -75,6 +75,12 @@ def _read(path: Path, name: str) -> Source:
     if not errors:
         raise ValueError(f"{path} holds no rows: nothing was measured")
     return Source(path, name, facts, [], errors)
+
+
+def _is_sound(result: Result) -> bool:
+    timing = result.timing
+    times = (timing.p20, timing.median, timing.p80)
+    return result.cell.numel > 0 and all(0 < seconds < math.inf for seconds in times)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
