@@ -133,6 +133,15 @@ class ForgetfulMish(nn.Module):
         return textbook(x)
 
 
+class FunctionalMish(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.function = F.mish
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
 class Activation(nn.Mish):
     """Derived from torch's, under a name that does not tell."""
 
@@ -141,7 +150,7 @@ RECOGNISED = pytest.mark.parametrize(
     "make",
     [
         *(nn.Mish, Mish, MishJit, MishMe, MiSh, MemoryEfficientMish, MishCuda, MadeOfLayersMish),
-        *(ExponentialMish, InplaceMish, ForgetfulMish, Activation),
+        *(ExponentialMish, InplaceMish, ForgetfulMish, FunctionalMish, Activation),
     ],
 )
 
@@ -308,6 +317,7 @@ def test_values_and_gradients_stay(make: type[nn.Module], public: str) -> None:
     assert kinds(model)[mish_cuda.Mish] == 4
     assert kinds(model)[make] == 0
     assert_same_function(before, model)
+    assert convert(model) == mish_cuda.Conversion()
     again = revert(model)
     assert {name: kinds[::-1] for name, kinds in again.changed.items()} == report.changed
     assert kinds(model)[make] == 4

@@ -217,6 +217,8 @@ _FUNCTIONS = (F.mish, mish, converted_mish)
 def _places(model: nn.Module) -> Iterator[_Place]:
     """Each submodule and each function of ``_FUNCTIONS``, by all of its names, outer ones first."""
     for prefix, owner in model.named_modules(remove_duplicate=False):
+        if isinstance(owner, Mish):  # what else it holds was handed over by what it replaced
+            continue
         functions = [(key, f) for key, f in vars(owner).items() if isinstance(f, FunctionType)]
         for key, value in chain(owner._modules.items(), functions):
             if isinstance(value, nn.Module) or value in _FUNCTIONS:
