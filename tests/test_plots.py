@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from accuracy import results as accuracy_results
 from accuracy.errors import Errors
 from accuracy.formats import FP32
 from accuracy.results import Row
-from benchmarks import plot, plots
+from benchmarks import cli, plots
 from benchmarks.cells import COMPILED, DTYPES, SURROUNDINGS, Cell, Direction, compiled_provider
 from benchmarks.environment import Environment
 from benchmarks.plots import Picture
@@ -79,11 +78,7 @@ def axes_of(picture: Picture) -> Axes:
 
 
 def main(*arguments: str | Path) -> int:
-    parser = argparse.ArgumentParser()
-    plot.add_to(parser.add_subparsers())
-    args = parser.parse_args(["plot", *map(str, arguments)])
-    status: int = args.function(args)
-    return status
+    return cli.main(["plot", *map(str, arguments)])
 
 
 def write(path: Path, rows: list[Result], facts: Environment = FACTS) -> Path:

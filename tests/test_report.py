@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import report, report_tables
+from benchmarks import cli, report, report_tables
 from benchmarks.cells import KERNEL_DIRECTIONS, Cell, Direction, compiled_provider
 from benchmarks.environment import Environment
 from benchmarks.results import Result, Timing, open_writer
@@ -64,11 +63,7 @@ def compiled() -> list[Result]:
 
 
 def main(*arguments: str | Path) -> int:
-    parser = argparse.ArgumentParser()
-    report.add_to(parser.add_subparsers())
-    args = parser.parse_args(["report", *map(str, arguments)])
-    status: int = args.function(args)
-    return status
+    return cli.main(["report", *map(str, arguments)])
 
 
 def write(path: Path, rows: list[Result], facts: Environment = FACTS) -> Path:
