@@ -119,6 +119,12 @@ class Group:
     cells: tuple[Cell, ...]
     min_rounds: int = 3
 
+    @property
+    def title(self) -> str:
+        """What it measures, for the progress bar."""
+        cell = self.cells[0]
+        return f"{self.suite}: {cell.direction}, {cell.dtype}, {format_shape(cell.shape)}"
+
 
 def kernel_groups(
     shapes: Sequence[tuple[int, ...]] = KERNEL_SHAPES,

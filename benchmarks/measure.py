@@ -12,7 +12,7 @@ import torch
 from benchmarks import graphs, memory, providers
 from benchmarks.cells import Cell, Group
 from benchmarks.providers import Inputs, make_inputs, statement
-from benchmarks.results import Failure, Result, describe
+from benchmarks.results import Failure, Measured, Result, describe
 from benchmarks.timing import Sampler, sampler, take_turns, threads
 
 
@@ -29,7 +29,7 @@ Way = Callable[[Sequence[Cell], str], Callable[[Cell], Timed]]  # of timing cell
 
 def measure(
     group: Group, device: str, seconds: float, warmup: int = 1, way: Way | None = None
-) -> tuple[list[Result], list[Failure]]:
+) -> Measured:
     """Sample every cell once per round, for about `seconds` and at least `group.min_rounds`, after
     `warmup` calls of each: on the CPU by the clock, on CUDA by graphs. One that fails leaves the
     others be."""

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import networks
+from benchmarks.arguments import device, positive, require_memory, seconds
 from benchmarks.cells import Cell, Direction, Group
 from benchmarks.measure import Timed, measure
 from benchmarks.networks import Activation
+from benchmarks.recording import attempt, carry_out
 from benchmarks.results import Failure
-from benchmarks.run import attempt, carry_out, device, positive, require_memory, seconds
 from benchmarks.timing import Statement, sampler
 
 DEFAULT_CSV = Path("mish_models.csv")

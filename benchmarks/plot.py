@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plots, sources
+from benchmarks.arguments import positive
 from benchmarks.plots import Picture
-from benchmarks.run import positive
 from benchmarks.sources import Source, Unreadable, complain
 
 DEFAULT_FOLDER = Path("mish_pictures")

@@ -56,6 +56,9 @@ class Failure:
         return self.reason.startswith("OutOfMemoryError") or "can't allocate" in self.reason
 
 
+Measured = tuple[list[Result], list[Failure]]
+
+
 def describe(error: Exception) -> str:
     """The kind of an error, and the first line of what it says."""
     lines = str(error).strip().splitlines()

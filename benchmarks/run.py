@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import textwrap
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 import mish_cuda
-from benchmarks import environment, memory
+from benchmarks.arguments import device, positive, require_memory, seconds
 from benchmarks.cells import (
     COMPILED,
     DTYPES,
@@ -29,16 +27,11 @@ from benchmarks.cells import (
 from benchmarks.claims import claim_groups
 from benchmarks.measure import measure
 from benchmarks.presets import PRESETS, Shape, shapes_of
-from benchmarks.results import Failure, Result
-from benchmarks.units import format_bytes, format_shape
-
-if TYPE_CHECKING:  # rich is imported when something is printed
-    from rich.console import Console
-
-    from benchmarks.recording import Step
+from benchmarks.recording import attempt, carry_out
+from benchmarks.results import Failure, Measured
+from benchmarks.units import format_shape
 
 DEFAULT_CSV = Path("mish_benchmark.csv")
-Outcome = tuple[list[Result], list[Failure]]
 TENSORS_AT_ONCE = 10  # of a cell at most: inputs, and what naive Mish allocates beside them
 
 
@@ -193,40 +186,6 @@ def _add_choices(kernels: Any) -> None:
     kernels.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: 1)")
 
 
-def device(text: str) -> str:
-    """An argument that names the CPU, or a GPU that is here."""
-    name = f"cuda:{text}" if text.isdecimal() else text
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise argparse.ArgumentTypeError(f"expected cpu, cuda, cuda:N or N, got {text}")
-    if name != "cpu":
-        count = torch.cuda.device_count()
-        if not count:
-            raise argparse.ArgumentTypeError(
-                f"expected a GPU for {text}, but torch {torch.__version__} sees none"
-            )
-        if int(name.partition(":")[2] or 0) >= count:
-            raise argparse.ArgumentTypeError(f"expected one of {count} GPUs, got {text}")
-    return name
-
-
-def positive(text: str) -> int:
-    """An argument that is a whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    """An argument that is a time of 0 or more."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected seconds, got {text}")
-    return value
-
-
 def _shape(text: str) -> Shape:
     if not re.fullmatch(r"\d+(x\d+)*|\(\d+(,\d+)*,?\)|\[\d+(,\d+)*\]", text.replace(" ", "")):
         raise argparse.ArgumentTypeError(
@@ -247,8 +206,6 @@ def _dtype(text: str) -> str:
 
 
 def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
-    from benchmarks import tables
-
     groups = _groups(parser, args)
     largest = max((c for group in groups for c in group.cells), key=lambda c: c.input_bytes)
     what = f"{format_shape(largest.shape)} in {largest.dtype}"
@@ -257,34 +214,11 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     )
     failures: list[Failure] = []
 
-    def timed(group: Group) -> Outcome:
+    def timed(group: Group) -> Measured:
         return measure(group, args.device, 0 if args.rounds else args.seconds, args.warmup)
 
-    steps = [
-        (tables.group_title(group), partial(attempt, group, timed, failures)) for group in groups
-    ]
+    steps = [(group.title, partial(attempt, group, timed, failures)) for group in groups]
     return carry_out(steps, failures, args)
-
-
-def carry_out(steps: Sequence[Step], failures: Sequence[Failure], args: argparse.Namespace) -> int:
-    """Measure into the file, print its tables and what failed, and return the exit status."""
-    from rich.console import Console
-
-    from benchmarks import table
-    from benchmarks.recording import record
-
-    console = Console(highlight=False)
-    facts = environment.collect(args.device, args.command)
-    if facts.backend == "eager":
-        console.print(
-            f"mish_cuda has no kernels for {args.device} here (not built, or switched off): "
-            "measuring its eager fallback."
-        )
-    status = record(steps, args.csv, facts, console)
-    table.show(args.csv, console)
-    _print_failures(failures, console)
-    console.print(f"Data: {args.csv}")
-    return status or int(bool(failures))
 
 
 def _groups(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[Group]:
@@ -317,40 +251,3 @@ def _groups(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[G
     if args.rounds:
         groups = [replace(group, min_rounds=args.rounds) for group in groups]
     return groups
-
-
-def require_memory(
-    parser: argparse.ArgumentParser, device: str, what: str, needed: int, option: str
-) -> None:
-    """On the CPU one that takes too much is killed without a word; CUDA says so itself."""
-    free = memory.available()
-    if device == "cpu" and free is not None and needed > free:
-        parser.error(
-            f"{what} takes about {format_bytes(needed)}, of which {format_bytes(free)} are free: "
-            f"give a smaller {option}"
-        )
-
-
-def attempt(
-    group: Group, measure: Callable[[Group], Outcome], failures: list[Failure]
-) -> list[Result]:
-    """Measure what has not failed before, since compiling in vain may take seconds; add to
-    `failures` what fails now."""
-    given_up = {
-        (f.cell.provider, f.cell.direction, f.cell.dtype) for f in failures if not f.out_of_memory
-    }
-    cells = tuple(
-        cell for cell in group.cells if (cell.provider, cell.direction, cell.dtype) not in given_up
-    )
-    if not cells:
-        return []
-    results, failed = measure(replace(group, cells=cells))
-    failures += failed
-    return results
-
-
-def _print_failures(failures: Sequence[Failure], console: Console) -> None:
-    if failures:
-        console.print("Not measured, and but for want of memory not tried again:", style="bold red")
-    for failure in failures:
-        console.print(f"  {failure.cell}: {failure.reason}", markup=False)

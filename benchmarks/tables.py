@@ -14,7 +14,6 @@ from benchmarks.cells import (
     PROVIDERS,
     SURROUNDINGS,
     Direction,
-    Group,
     compiled_provider,
 )
 from benchmarks.claims import Verdict
@@ -51,12 +50,6 @@ _SHORT = {
 }
 
 ByInput = dict[tuple[str, tuple[int, ...]], dict[str, Result]]  # dtype and shape, provider
-
-
-def group_title(group: Group) -> str:
-    """What a group measures, for the progress bar."""
-    cell = group.cells[0]
-    return f"{group.suite}: {cell.direction}, {cell.dtype}, {format_shape(cell.shape)}"
 
 
 def kernel_tables(results: Iterable[Result]) -> list[Table]:
@@ -253,7 +246,7 @@ def claims_table(verdicts: Iterable[Verdict]) -> Table:
         box=box.SIMPLE_HEAD,
         padding=0,
     )
-    table.add_column("claim", no_wrap=True)
+    table.add_column("claim", max_width=26)
     table.add_column("required", justify="right", no_wrap=True)
     table.add_column("measured", justify="right", no_wrap=True)
     table.add_column("the worst of")

@@ -21,7 +21,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import cli, environment, memory, providers, run, tables, timing, units
+from benchmarks import arguments, cli, environment, memory, providers, run, tables, timing, units
 from benchmarks.cells import (
     DTYPES,
     KERNEL_DIRECTIONS,
@@ -659,10 +659,10 @@ def test_gpus_that_are_not_here_are_refused(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     if reason is None:
-        assert run.device(text) == {"1": "cuda:1"}.get(text, text)
+        assert arguments.device(text) == {"1": "cuda:1"}.get(text, text)
         return
     with pytest.raises(argparse.ArgumentTypeError, match=reason):
-        run.device(text)
+        arguments.device(text)
 
 
 def test_claims_are_about_the_cpu(

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks import environment
+from benchmarks.arguments import device, positive
 from benchmarks.paper.protocol import ACTIVATIONS, DEFAULTS, Settings
-from benchmarks.run import device, positive
 
 if TYPE_CHECKING:  # rich is imported when something is printed
     from rich.console import Console
