@@ -54,7 +54,7 @@ def minimax(degree: int, fixed: int) -> tuple[list[mp.mpf], mp.mpf]:
 def main() -> None:
     for name, degree, fixed in (
         ("RefinedFloat", 5, 1),
-        ("PlainFloat", 4, 0),
+        ("PlainFloat", 4, 1),
         ("RefinedDouble", 10, 1),
     ):
         coefficients, error = minimax(degree, fixed)

@@ -60,6 +60,10 @@ struct Double {
 
 using Float16 = Float;
 
+/// There are registers for two steps at a time.
+template <int kParts>
+constexpr bool kOverlaps = true;
+
 MISH_INLINE void load(const float* from, Float::V (&x)[1]) { x[0] = _mm512_loadu_ps(from); }
 MISH_INLINE void store(float* to, const Float::V (&x)[1]) { _mm512_storeu_ps(to, x[0]); }
 MISH_INLINE void load(const double* from, Double::V (&x)[1]) { x[0] = _mm512_loadu_pd(from); }

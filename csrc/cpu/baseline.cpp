@@ -49,6 +49,10 @@ using Double = Scalar<double, uint64_t, 52>;
 using Float16 = Scalar<float, uint32_t, 23>;
 #endif
 
+/// Not what the compiler would vectorise.
+template <int kParts>
+constexpr bool kOverlaps = false;
+
 MISH_INLINE void load(const float* from, float (&x)[1]) { x[0] = *from; }
 MISH_INLINE void store(float* to, const float (&x)[1]) { *to = x[0]; }
 MISH_INLINE void load(const double* from, double (&x)[1]) { x[0] = *from; }

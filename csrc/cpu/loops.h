@@ -6,6 +6,7 @@
 //   load(const T*, V[]), store(T*, const V[])
 //                          one number, for bfloat16 kBFloat16Parts of them, from and to
 //                          contiguous memory of any alignment
+//   kOverlaps<kParts>      whether a loop begins a step before it ends the one before
 //
 // Everything here is in an unnamed namespace: the same names mean different code in each of them.
 #pragma once
@@ -40,27 +41,53 @@ struct PlanOf<half_bits> : Plan<PlainFloat<Float16>> {};
 template <>
 struct PlanOf<bfloat16_bits> : Plan<PlainFloat<Float16>, kBFloat16Parts> {};
 
-/// f(x), g f'(x) or h g f''(x) of part i.
-template <Op op, class A, int kParts>
-MISH_INLINE typename A::V apply(const typename A::V (*in)[kParts], int i) {
+/// f, f' or f'' at x.
+template <Op op, class A>
+MISH_INLINE typename A::V derivative(const Point<A>& x) {
   if constexpr (op == Op::kForward) {
-    return value<A>(in[0][i]);
+    return value<A>(x);
   } else if constexpr (op == Op::kBackward) {
-    return in[0][i] * slope<A>(in[1][i]);
+    return slope<A>(x);
   } else {
-    return in[0][i] * (in[1][i] * curvature<A>(in[2][i]));
+    return curvature<A>(x);
   }
 }
 
-/// Elements i to i + kWidth. All inputs are read before the output is written.
+/// The x of a step, one for each part.
+template <class T>
+struct Points {
+  Point<typename PlanOf<T>::A> of[PlanOf<T>::kParts];
+};
+
+/// First half of a step, elements i to i + kWidth. x is the last input.
+template <Op op, class T>
+MISH_INLINE Points<T> begin(const T* const* in, int64_t i) {
+  using P = PlanOf<T>;
+  typename P::A::V x[P::kParts];
+  load(in[kInputs<op> - 1] + i, x);
+  Points<T> points;
+  for (int part = 0; part < P::kParts; ++part) points.of[part] = Point<typename P::A>(x[part]);
+  return points;
+}
+
+/// Second half: f(x), g f'(x) or h g f''(x). All inputs are read before the output is written.
+template <Op op, class T>
+MISH_INLINE void end(T* out, const T* const* in, int64_t i, const Points<T>& x) {
+  using P = PlanOf<T>;
+  using V = typename P::A::V;
+  constexpr int kFactors = kInputs<op> - 1;
+  V factors[kFactors + 1][P::kParts], result[P::kParts];
+  for (int k = 0; k < kFactors; ++k) load(in[k] + i, factors[k]);
+  for (int part = 0; part < P::kParts; ++part) {
+    result[part] = derivative<op>(x.of[part]);
+    for (int k = kFactors - 1; k >= 0; --k) result[part] = factors[k][part] * result[part];
+  }
+  store(out + i, result);
+}
+
 template <Op op, class T>
 MISH_INLINE void step(T* out, const T* const* in, int64_t i) {
-  using P = PlanOf<T>;
-  using A = typename P::A;
-  typename A::V x[kInputs<op>][P::kParts], result[P::kParts];
-  for (int k = 0; k < kInputs<op>; ++k) load(in[k] + i, x[k]);
-  for (int part = 0; part < P::kParts; ++part) result[part] = apply<op, A>(x, part);
-  store(out + i, result);
+  end<op>(out, in, i, begin<op>(in, i));
 }
 
 /// Asks for memory some iterations ahead of `place`, for reading or for writing. The processor's
@@ -77,31 +104,56 @@ MISH_INLINE void prefetch(const T* place) {
 #endif
 }
 
+template <Op op, class T>
+MISH_INLINE void prefetch_operands(T* out, const T* const* in, int64_t i) {
+  for (int k = 0; k < kInputs<op>; ++k) prefetch<0>(in[k] + i);
+  prefetch<1>(out + i);
+}
+
+/// As many whole steps as there are in n contiguous elements.
+template <Op op, class T>
+MISH_INLINE void whole_steps(T* out, const T* const* in, int64_t n) {
+  using P = PlanOf<T>;
+  if constexpr (kOverlaps<P::kParts>) {
+    // A step is one long chain of results that wait for each other. In halves, of two steps at a
+    // time, the processor sees far enough ahead to keep its units busy.
+    if (n < P::kWidth) return;
+    Points<T> x = begin<op>(in, 0);
+    int64_t i = 0;
+    for (; i <= n - 2 * P::kWidth; i += P::kWidth) {
+      prefetch_operands<op>(out, in, i);
+      const Points<T> next = begin<op>(in, i + P::kWidth);
+      end<op>(out, in, i, x);
+      x = next;
+    }
+    end<op>(out, in, i, x);
+  } else {
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC ivdep  // out is an input itself or apart from it
+#endif
+    for (int64_t i = 0; i <= n - P::kWidth; i += P::kWidth) {
+      if constexpr (P::kWidth > 1) prefetch_operands<op>(out, in, i);  // else it won't vectorise
+      step<op>(out, in, i);
+    }
+  }
+}
+
 /// n contiguous elements. The last few go through a padded buffer and the same instructions, so
 /// that their bits are those of any other place and nothing beyond the end is touched.
 template <Op op, class T>
 void contiguous(T* out, const T* const* in, int64_t n) {
   constexpr int kWidth = PlanOf<T>::kWidth;
-  int64_t i = 0;
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC ivdep  // out is an input itself or apart from it
-#endif
-  for (; i <= n - kWidth; i += kWidth) {
-    if constexpr (kWidth > 1) {  // else the loop would not vectorise
-      for (int k = 0; k < kInputs<op>; ++k) prefetch<0>(in[k] + i);
-      prefetch<1>(out + i);
-    }
-    step<op>(out, in, i);
-  }
-  if (i == n) return;
+  whole_steps<op>(out, in, n);
+  const int64_t first = n - n % kWidth;
+  if (first == n) return;
   T padded[kInputs<op>][kWidth] = {}, result[kWidth];
   const T* rows[kInputs<op>];
   for (int k = 0; k < kInputs<op>; ++k) {
     rows[k] = padded[k];
-    for (int64_t j = i; j < n; ++j) padded[k][j - i] = in[k][j];
+    for (int64_t j = first; j < n; ++j) padded[k][j - first] = in[k][j];
   }
   step<op>(result, rows, 0);
-  for (int64_t j = i; j < n; ++j) out[j] = result[j - i];
+  for (int64_t j = first; j < n; ++j) out[j] = result[j - first];
 }
 
 /// A place in a strided size0 x size1 block, moved along by copying elements out of it or into it.
