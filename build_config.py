@@ -206,8 +206,17 @@ def probe(nvcc: Path, origin: str) -> Toolkit:
 
 def arch_list(env: Mapping[str, str], toolkit: Toolkit) -> str:
     """The value of TORCH_CUDA_ARCH_LIST: the user's, else the defaults that this nvcc knows."""
-    if env.get("TORCH_CUDA_ARCH_LIST"):
-        return env["TORCH_CUDA_ARCH_LIST"]
+    wanted = env.get("TORCH_CUDA_ARCH_LIST")
+    if wanted:
+        # Names, such as Ampere, are torch's to know.
+        numbers = re.findall(r"(?<![\w.])(\d+\.\d)[af]?(?![\w.])", wanted)
+        if unknown := [number for number in numbers if number not in toolkit.archs]:
+            raise BuildError(
+                f"TORCH_CUDA_ARCH_LIST is {wanted!r}, but {toolkit} cannot compile for "
+                f"{', '.join(unknown)}; it can for {', '.join(toolkit.archs)}. Leave the others "
+                f"out, or unset it: the default is what there is of {', '.join(DEFAULT_ARCHS)}."
+            )
+        return wanted
     archs = [arch for arch in DEFAULT_ARCHS if arch in toolkit.archs]
     if not archs:
         raise BuildError(
@@ -231,6 +240,17 @@ def compiler_version(env: Mapping[str, str]) -> str:
             "Python: MISH_CUDA_BUILD=none pip install ."
         )
     return _output(compiler, *arguments, "--version").partition("\n")[0]
+
+
+def check_python_headers(include: Path) -> None:
+    """Refuses a Python that was installed without what C++ needs of it, in the folder `include`."""
+    if not (include / "Python.h").exists():
+        raise BuildError(
+            f"there is no Python.h in {include}, so nothing can be compiled for this Python. "
+            "Install its headers (Debian, Ubuntu: apt install python3-dev; Fedora: dnf install "
+            "python3-devel). To install without compiled kernels, in pure Python: "
+            "MISH_CUDA_BUILD=none pip install ."
+        )
 
 
 def facts(decision: Decision, torch: Torch, cxx: str) -> str:

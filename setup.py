@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from setuptools import Distribution, setup
 from setuptools.errors import ModuleError
 
 # Build front ends do not put the project's folder on the path.
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, FOLDER)
 import build_config
 from build_config import BuildError, Decision, Torch
 
@@ -24,6 +26,7 @@ NEEDS_WHEEL = {"bdist_wheel", "dist_info", "editable_wheel"}
 
 
 def main() -> None:
+    os.chdir(FOLDER)  # where the paths below begin; it may have been called from another
     if NEEDS_WHEEL.intersection(sys.argv):
         check_wheel()
     options: dict[str, Any] = {}
@@ -58,6 +61,7 @@ def compiled() -> dict[str, Any]:
     torch = find_torch()
     decision = build_config.decide(os.environ, torch, [Path(folder) for folder in sys.path])
     cxx = build_config.compiler_version(os.environ)
+    build_config.check_python_headers(Path(sysconfig.get_path("include")))
     print(f"mish_cuda: building for {decision.mode}: {decision.reason}", flush=True)
     if decision.toolkit:
         # torch reads both when cpp_extension is imported or used; left to itself it takes the
@@ -76,6 +80,9 @@ def compiled() -> dict[str, Any]:
             super().finalize_options()
             # An editable install would use a new temporary folder, and compile everything anew.
             self.build_temp = os.path.join("build", "objects")
+            # Without it setuptools keeps a module that is newer than its sources, whatever torch it
+            # was built for. What need not be compiled is for ninja to find out.
+            self.force = True
 
         def run(self) -> None:
             super().run()

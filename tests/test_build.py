@@ -209,6 +209,26 @@ def test_an_nvcc_that_knows_no_default_asks_for_a_list(tmp_path: Path) -> None:
         decide(env, CUDA_TORCH, [])
 
 
+@pytest.mark.parametrize("wanted", ["5.2;9.0", "9.0 3.5+PTX", "9.9a"])
+def test_an_architecture_that_nvcc_does_not_know_is_named(tmp_path: Path, wanted: str) -> None:
+    env = {"CUDA_HOME": str(toolkit(tmp_path)), "TORCH_CUDA_ARCH_LIST": wanted}
+    with pytest.raises(BuildError, match=r"cannot compile for (5\.2|3\.5|9\.9); it can for 7\.5"):
+        decide(env, CUDA_TORCH, [])
+
+
+@pytest.mark.parametrize("wanted", ["Ampere;Hopper+PTX", "9.0a;10.0f+PTX", "12.1"])
+def test_names_and_variants_of_architectures_are_for_torch(tmp_path: Path, wanted: str) -> None:
+    env = {"CUDA_HOME": str(toolkit(tmp_path)), "TORCH_CUDA_ARCH_LIST": wanted}
+    assert decide(env, CUDA_TORCH, []).archs == wanted
+
+
+def test_missing_headers_of_python_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="apt install python3-dev"):
+        build_config.check_python_headers(tmp_path)
+    (tmp_path / "Python.h").touch()
+    build_config.check_python_headers(tmp_path)
+
+
 def test_the_compiler_is_the_one_in_cxx(tmp_path: Path) -> None:
     script(tmp_path / "my-g++", 'echo "my-g++ 15.1"; echo "Copyright"')
     env = {"CXX": "my-g++ -m64", "PATH": str(tmp_path)}

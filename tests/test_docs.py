@@ -15,7 +15,7 @@ import torch
 
 import build_config
 import mish_cuda
-from build_config import BuildError, Torch
+from build_config import BuildError, Toolkit, Torch
 from conftest import needs_extension
 from mish_cuda import _extension
 
@@ -115,12 +115,15 @@ def test_messages_of_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     nvcc(tmp_path / "bin")
     asked = {"MISH_CUDA_BUILD": "cuda"}
     cuda_torch = Torch("2.11.0+cu130", "13.0", None)
+    toolkit = Toolkit(tmp_path, "13.0", "13.0.88", ("7.5", "9.0"), "PATH")
     failures = [
         lambda: build_config.decide(asked, cuda_torch, []),
         lambda: build_config.decide({**asked, "CUDA_HOME": str(tmp_path)}, cuda_torch, []),
         lambda: build_config.decide(asked, Torch("2.13.0+cpu", None, None), []),
         lambda: build_config.decide({}, Torch("2.8.0+cu128", "12.8", None), []),
         lambda: build_config.compiler_version({"PATH": str(tmp_path)}),
+        lambda: build_config.check_python_headers(tmp_path),
+        lambda: build_config.arch_list({"TORCH_CUDA_ARCH_LIST": "5.2;9.0"}, toolkit),
     ]
     for fail in failures:
         with pytest.raises(BuildError) as raised:
