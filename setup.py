@@ -13,8 +13,7 @@ from setuptools import Distribution, setup
 from setuptools.errors import ModuleError
 
 # Build front ends do not put the project's folder on the path.
-FOLDER = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, FOLDER)
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import build_config
 from build_config import BuildError, Decision, Torch
 
@@ -26,7 +25,8 @@ NEEDS_WHEEL = {"bdist_wheel", "dist_info", "editable_wheel"}
 
 
 def main() -> None:
-    os.chdir(FOLDER)  # where the paths below begin; it may have been called from another
+    # The paths below begin there; who calls setup.py may be elsewhere.
+    os.chdir(os.path.dirname(os.path.abspath(__file__)))
     if NEEDS_WHEEL.intersection(sys.argv):
         check_wheel()
     options: dict[str, Any] = {}
