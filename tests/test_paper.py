@@ -368,7 +368,7 @@ def test_wherever_it_stops_the_result_is_the_same(
     monkeypatch.setattr(Path, "replace", stop)
     monkeypatch.setattr(training, "_train_epoch", count)
     monkeypatch.setattr(cli, "_show", lambda *_: None)
-    assert run(tmp_path, *BOTH) == cli.INTERRUPTED
+    assert run(tmp_path, *BOTH) == 130
     assert run(tmp_path, *BOTH) == 0
     assert epochs <= 2 * 3 + 1
     for name in ("runs.csv", "curves.csv"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,6 @@ if TYPE_CHECKING:  # rich is imported when something is printed
     from rich.console import Console
 
 DEFAULT_OUTPUT = Path("mish_paper")
-INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, torch.OutOfMemoryError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     return status
@@ -134,9 +134,12 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _rate(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
     return value
 
 
@@ -152,6 +155,8 @@ def _settings(args: argparse.Namespace) -> tuple[Settings, int]:
 
 def _run(args: argparse.Namespace) -> int:
     from rich.console import Console
+
+    from benchmarks.recording import INTERRUPTED
 
     console = Console(highlight=False)
     before = torch.get_num_threads()

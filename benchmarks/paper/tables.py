@@ -89,10 +89,10 @@ def paper() -> Rows:
     """What the author published: a row for each activation, never mixed with ours."""
     header = (
         "published",
-        "CIFAR-10\nSENet-18\none run",
-        "CIFAR-100\nSENet-18\none run",
-        "CIFAR-10\nSqueeze Net\n23 runs",
-        "p against Mish\nnot paired",
+        "CIFAR-10,\nSENet-18,\none run",
+        "CIFAR-100,\nSENet-18,\none run",
+        "CIFAR-10,\nSqueeze Net,\n23 runs",
+        "p against Mish,\nnot paired",
     )
     rows: list[tuple[str, ...]] = [header]
     for name in ACTIVATIONS:
