@@ -97,7 +97,7 @@ MISH_INLINE void step(T* out, const T* const* in, int64_t i) {
 template <int kForWriting, class T>
 MISH_INLINE void prefetch(const T* place) {
 #if defined(__GNUC__)
-  constexpr int64_t kBytesAhead = 2048;
+  constexpr int64_t kBytesAhead = 4096;
   __builtin_prefetch(reinterpret_cast<const char*>(place) + kBytesAhead, kForWriting);
 #else
   (void)place;
