@@ -595,6 +595,14 @@ def test_plot_refuses_what_is_not_there(
     assert str(tmp_path / "runs.csv") in capsys.readouterr().err
 
 
+def test_a_missing_package_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert cli.main(["plot", "folder"]) == 2
+    assert "rich, which is not installed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["", "run", "plot", "pictures"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # rich is imported when something is printed
     from rich.console import Console
 
 DEFAULT_OUTPUT = Path("mish_paper")
+INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,10 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = args.function(args)
     except ModuleNotFoundError as error:
-        if error.name not in ("matplotlib", "numpy", "rich", "scipy", "sklearn"):
+        name = (error.name or "").partition(".")[0]
+        if name not in ("matplotlib", "numpy", "rich", "scipy", "sklearn"):
             raise
         print(
-            f"{parser.prog}: expected the Python package {error.name}, which is not installed. "
+            f"{parser.prog}: expected the Python package {name}, which is not installed. "
             "It comes with the extra paper: pip install --no-build-isolation -e '.[paper]'",
             file=sys.stderr,
         )
@@ -43,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, torch.OutOfMemoryError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Interrupted. `run` goes on after the last finished epoch when it is called again.")
+        return INTERRUPTED
     return status
 
 
@@ -156,16 +161,11 @@ def _settings(args: argparse.Namespace) -> tuple[Settings, int]:
 def _run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from benchmarks.recording import INTERRUPTED
-
     console = Console(highlight=False)
     before = torch.get_num_threads()
     torch.set_num_threads(args.threads)
     try:
         _train_all(args, console)
-    except KeyboardInterrupt:
-        console.print("Interrupted. The same command goes on after the last finished epoch.")
-        return INTERRUPTED
     finally:
         torch.set_num_threads(before)
     _show(args.output, console)
