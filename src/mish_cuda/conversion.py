@@ -73,6 +73,9 @@ def convert(
         where: which ones: a pattern for qualified names, in which ``*`` stands for anything, dots
             included (``fnmatch``, case sensitive); or a function of the name and the activation.
 
+    Returns:
+        What was replaced, what was left alone and why, and what makes training necessary.
+
     Raises:
         TypeError: ``model`` is no module or is TorchScript; ``from_`` is not made of classes;
             ``where`` is neither.
@@ -136,6 +139,9 @@ def revert(model: nn.Module, to: type[nn.Mish] | None = None) -> Conversion:
         to: None, to put back what ``convert`` replaced; or ``torch.nn.Mish``, to have it (and
             ``F.mish``) in place of every ``mish_cuda.Mish``, ``MishCuda`` and ``mish``, converted
             or not, so that the model runs and loads without this library.
+
+    Returns:
+        As ``convert`` does.
 
     Raises:
         TypeError: ``model`` is no module or is TorchScript.
