@@ -16,8 +16,9 @@ from benchmarks.units import format_bytes, format_seconds, format_shape, markdow
 NOTES = """\
 Times: medians of interleaved rounds. Step: forward, loss, backward, SGD step.
 Speed-up: time with F.mish / time of the line. Share: of the step, that the
-activations take; by comparison with the network without any (none).
-Peak memory: of a step, gradients included, above weights, optimizer and input.
+activations take, by comparison with the network without any (none); a negative
+one means that the spread (p20 to p80) is larger than the share. Peak memory: of
+a step, gradients included, above weights, optimizer state and input.
 naive: x * tanh(softplus(x)), eager."""
 
 HEADER = (

@@ -107,7 +107,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--seconds",
         type=seconds,
-        default=30,
+        default=25,
         metavar="S",
         help="time for the training steps of each network; their inference gets a third of it "
         "(default: %(default)s)",
