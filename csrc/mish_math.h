@@ -17,6 +17,7 @@
 //   A::kLowest           e^x rounds to zero at it: the clamp that makes f(-inf) = -0, not NaN
 //   A::kSaturation       t rounds to 1 above it, f' to 1 and f'' to 0
 //   A::kRefined          whether the result needs its last bits
+//   A::kCompensated      whether f' also needs what the rounding of e / D loses (if refined)
 //   A::exp(x)            e^x for x in [kLowest, kSaturation]; NaN for NaN
 //   A::fma(a, b, c)      a b + c, rounded once where the hardware can
 //   A::divide(a, b)      a / b for normal b; A::reciprocal(b) = 1 / b
@@ -85,21 +86,6 @@ MISH_INLINE typename A::V value(const Point<A>& x) {
   }
 }
 
-/// 1 / D. Refined, with what the rounding of D and of the reciprocal lost put back.
-template <class A>
-MISH_INLINE typename A::V reciprocal_of_d(typename A::V e, typename A::V e2) {
-  using V = typename A::V;
-  const V d = A::fma(e, e2, A::set(2));
-  const V r = A::reciprocal(d);
-  if constexpr (A::kRefined) {
-    const V low = A::fma(e, e2, A::set(2) - d);
-    const V residual = A::fma(-low, r, A::fma(-d, r, A::set(1)));
-    return A::fma(r, residual, r);
-  } else {
-    return r;
-  }
-}
-
 /// f'(x) = t + x t' = e/D (e + 2 + 4 x (e + 1) / D). It crosses zero at x = -1.19243..., so its
 /// error there is absolute, not relative.
 ///
@@ -111,9 +97,26 @@ MISH_INLINE typename A::V slope(const Point<A>& x) {
   using V = typename A::V;
   const V e = x.e;
   const V e2 = e + A::set(2);
-  const V r = reciprocal_of_d<A>(e, e2);
+  const V d = A::fma(e, e2, A::set(2));
+  const V r = A::reciprocal(d);
   const V four_x = A::set(4) * x.inside;
-  return (e * r) * A::fma(A::fma(four_x, e, four_x), r, e2);
+  const V four_x_e1 = A::fma(four_x, e, four_x);
+  const V er = e * r;
+  if constexpr (A::kRefined) {
+    // What the rounding of D and of the reciprocal lost: 1 / D = r + r * residual.
+    const V low = A::fma(e, e2, A::set(2) - d);
+    const V residual = A::fma(-low, r, A::fma(-d, r, A::set(1)));
+    const V refined = A::fma(r, residual, r);
+    const V sum = A::fma(four_x_e1, refined, e2);
+    if constexpr (A::kCompensated) {
+      const V lost = A::fma(er, residual, A::fma(e, r, -er));  // e / D = er + lost
+      return A::fma(er, sum, lost * sum);
+    } else {
+      return (e * refined) * sum;
+    }
+  } else {
+    return er * A::fma(four_x_e1, r, e2);
+  }
 }
 
 /// f''(x); exactly 0 above the saturation point, where the true value is below 1e-15.
