@@ -72,6 +72,12 @@ MEDIANS = {  # seconds
 }
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_compiled_yet() -> None:
+    """Else torch counts what earlier tests had it compile, and in 2.11 gives up at the eighth."""
+    torch._dynamo.reset()
+
+
 def result(cell: Cell, median: float, suite: str = "kernels") -> Result:
     return Result(suite, cell, Timing(rounds=3, median=median, p20=median / 2, p80=median * 2))
 
@@ -691,7 +697,7 @@ def test_a_missing_package_is_named_when_it_is_needed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+    line = done.stderr.splitlines()[-1]  # torch 2.11 warns of the missing numpy before
     assert "expected the Python package rich" in line
     assert "[bench]" in line
 
