@@ -90,7 +90,7 @@ struct RefinedDouble : L {
   static constexpr double kLowest = -709.0895657128241, kSaturation = 22;
   static constexpr bool kRefined = true, kCompensated = false;
 
-  /// Error of the polynomial: 3.6e-18, 0.03 of the last bit.
+  /// Error of the polynomial: 3.7e-18, 0.03 of the last bit.
   static MISH_INLINE typename L::V exp(typename L::V x) {
     return assemble<L>(reduce<L>(x, kDoubleShifter, 0x1.62e42fefa38p-1, 0x1.ef35793c7673p-45),
                        0.50000000000000106271, 0.16666666666666412523, 0.04166666666653015859,

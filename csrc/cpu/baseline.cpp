@@ -49,7 +49,7 @@ using Double = Scalar<double, uint64_t, 52>;
 using Float16 = Scalar<float, uint32_t, 23>;
 #endif
 
-/// Not what the compiler would vectorise.
+/// A loop that carries a half-done step into its next pass is one that compilers do not vectorise.
 template <int kParts>
 constexpr bool kOverlaps = false;
 

@@ -92,9 +92,9 @@ class Memory {
     std::memcpy(&bits, at(i), size_);
     return bits;
   }
-  /// Takes `count` elements from the same places of `from`, `first` and those behind it.
-  void copy(Memory& from, int64_t first, int64_t count) {
-    std::memcpy(at(first), from.at(first), count * size_);
+  /// Takes the first `count` elements of `from` to `place` and behind it.
+  void copy(Memory& from, int64_t count, int64_t place) {
+    std::memcpy(at(place), from.at(0), count * size_);
   }
   bool operator==(const Memory& other) const { return bytes_ == other.bytes_; }
   int64_t count() const { return static_cast<int64_t>(bytes_.size()) / size_; }

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cuda/mish_kernels.cu"
@@ -56,13 +57,25 @@ Operands dense(const Case& c, int64_t count) {
   return operands;
 }
 
-/// The op on one element.
-uint64_t alone(const Case& c, std::vector<Memory>& in, int64_t place) {
+/// Where element i of operand k lies, in bytes from its first.
+int64_t place(const Operands& operands, int k, int64_t i) {
+  int64_t bytes = 0;
+  for (int dim = 0; dim < operands.dims; ++dim) {
+    bytes += i % operands.sizes[dim] * operands.strides[k][dim];
+    i /= operands.sizes[dim];
+  }
+  return bytes;
+}
+
+/// The op on element i, by itself.
+uint64_t alone(const Case& c, const Operands& operands, int64_t i) {
   Memory out(c.format, 1);
-  Operands operands = dense(c, 1);
-  operands.data[0] = out.at(0);
-  for (int k = 0; k < c.inputs(); ++k) operands.data[k + 1] = in[k].at(place);
-  launch(c, operands);
+  Operands one = dense(c, 1);
+  one.data[0] = out.at(0);
+  for (int k = 1; k <= c.inputs(); ++k) {
+    one.data[k] = static_cast<char*>(operands.data[k]) + place(operands, k, i);
+  }
+  launch(c, one);
   return out.get(0);
 }
 
@@ -76,52 +89,116 @@ std::vector<Memory> random_inputs(const Case& c, int64_t count) {
   return in;
 }
 
-/// One launch over `n` elements at `offset`: each has the bits that it has alone, and the memory
+/// How dense operands lie: operand k begins `offsets[k]` elements behind a multiple of 16 bytes;
+/// input `aliased` (0: none) is the output itself.
+struct Placement {
+  int offsets[4];
+  int aliased;
+};
+
+/// One launch over the first `n` elements: each has the bits that it has alone, and the memory
 /// around the output is as it was.
-void check_dense(const Case& c, std::vector<Memory>& in, Memory& expected, int64_t n, int offset,
-                 bool in_place) {
-  std::vector<Memory> operand = in_place ? in : std::vector<Memory>();
-  Memory fresh(c.format, expected.count());
-  Memory& out = in_place ? operand.back() : fresh;
-  Memory wanted = out;
+void check_dense(const Case& c, std::vector<Memory>& in, Memory& expected, int64_t n,
+                 const Placement& placement) {
+  constexpr int64_t kRoom = 32;
+  std::vector<Memory> memory(c.inputs() + 1, Memory(c.format, n + kRoom));
   Operands operands = dense(c, n);
-  for (int k = 0; k < c.inputs(); ++k) {
-    operands.data[k + 1] = (in_place ? operand : in)[k].at(offset);
+  for (int k = 0; k <= c.inputs(); ++k) {
+    const int of = k == placement.aliased ? 0 : k, offset = placement.offsets[of];
+    if (k > 0) memory[of].copy(in[k - 1], n, offset);
+    operands.data[k] = memory[of].at(offset);
   }
-  operands.data[0] = out.at(offset);
+  Memory wanted = memory[0];
+  wanted.copy(expected, n, placement.offsets[0]);
   launch(c, operands);
-  wanted.copy(expected, offset, n);
-  if (out == wanted) return;
-  for (int64_t i = 0; i < out.count(); ++i) {
-    if (out.get(i) != wanted.get(i)) {
-      fail(c, "element " + std::to_string(i - offset) + " of " + std::to_string(n) +
-                  (in_place ? " in place" : "") + " at offset " + std::to_string(offset));
+  if (memory[0] == wanted) return;
+  std::string where;
+  for (int k = 0; k <= c.inputs(); ++k) where += " " + std::to_string(placement.offsets[k]);
+  for (int64_t i = 0; i < n + kRoom; ++i) {
+    if (memory[0].get(i) != wanted.get(i)) {
+      fail(c, "element " + std::to_string(i - placement.offsets[0]) + " of " + std::to_string(n) +
+                  ", offsets" + where + ", in place of input " + std::to_string(placement.aliased));
     }
   }
+}
+
+/// Elements of `count` are written by one thread each and no other: what a thread wrote is noticed
+/// and put back before the next one runs.
+void check_written_once(const Case& c, const Operands& operands, Memory& out, int64_t count) {
+  const Memory untouched = out;
+  const uint64_t poison = out.get(0);
+  std::vector<int> writers(out.count());
+  after_thread = [&] {
+    if (out == untouched) return;
+    for (int64_t i = 0; i < out.count(); ++i) writers[i] += out.get(i) != poison;
+    out = untouched;
+  };
+  launch(c, operands);
+  after_thread = nullptr;
+  const int64_t once = std::count(writers.begin(), writers.end(), 1);
+  const int64_t never = std::count(writers.begin(), writers.end(), 0);
+  if (once != count || once + never != out.count()) {
+    fail(c, std::to_string(once) + " of " + std::to_string(count) + " elements written once");
+  }
+}
+
+/// The elements that a block takes, of wide accesses.
+int64_t tile(const Case& c) {
+  return mish::cuda::kThreads * (c.inputs() == 1 ? 32 : 16) / c.format.size;
 }
 
 /// Every size from 1 to two tiles and 17 (launch() is never given 0 elements); sizes around every
-/// multiple of a tile also in place, and at places that allow no wide accesses.
+/// multiple of half a tile also in place, and where one operand or all allow no wide accesses.
 void test_dense(const Case& c) {
-  const int64_t tile = mish::cuda::kThreads * 32 / c.format.size;  // bytes that a thread reads
-  const int64_t most = 2 * tile + 17, room = most + 16;
-  std::vector<Memory> in = random_inputs(c, room);
-  Memory expected(c.format, room);
-  for (int64_t i = 0; i < room; ++i) expected.set(i, alone(c, in, i));
-  for (int64_t n = 1; n <= most; ++n) check_dense(c, in, expected, n, 0, false);
-  for (const int64_t around : {int64_t{17}, tile / 2, tile, 2 * tile}) {
+  const int64_t most = 2 * tile(c) + 17;
+  std::vector<Memory> in = random_inputs(c, most);
+  Memory expected(c.format, most);
+  Operands operands = dense(c, most);
+  for (int k = 0; k < c.inputs(); ++k) operands.data[k + 1] = in[k].at(0);
+  for (int64_t i = 0; i < most; ++i) expected.set(i, alone(c, operands, i));
+  for (int64_t n = 1; n <= most; ++n) check_dense(c, in, expected, n, {});
+
+  const int wide = 16 / c.format.size;
+  std::vector<Placement> placements = {{{wide, wide, wide, wide}, 0}, {{5, 5, 5, 5}, 0}};
+  for (int k = 0; k <= c.inputs(); ++k) {
+    placements.push_back({{}, 0});
+    placements.back().offsets[k] = 1;
+    if (k > 0) placements.insert(placements.end(), {{{}, k}, {{3, 3, 3, 3}, k}});
+  }
+  for (const int64_t around : {int64_t{17}, tile(c) / 2, tile(c), 2 * tile(c)}) {
     for (int64_t n = std::max<int64_t>(around - 17, 1); n <= around + 17; ++n) {
-      for (const int offset : {1, 16 / c.format.size, 5}) {
-        check_dense(c, in, expected, n, offset, false);
-        check_dense(c, in, expected, n, offset, true);
-      }
-      check_dense(c, in, expected, n, 0, true);
+      for (const Placement& placement : placements) check_dense(c, in, expected, n, placement);
     }
+  }
+
+  for (const int offset : {0, 1}) {
+    Memory out(c.format, most + 16);
+    operands.data[0] = out.at(offset);
+    check_written_once(c, operands, out, most);
   }
 }
 
-/// An output with gaps, inputs in another order of dimensions, the last one broadcast along the
-/// first dimension.
+/// Operands of any shape, without memory: the last dimension of the inputs is the innermost. The
+/// output has `gap` - 1 elements between each two; the last input is broadcast along the first
+/// dimension.
+Operands strided(const Case& c, const std::vector<int64_t>& shape, int64_t gap) {
+  Operands operands = {};
+  operands.dims = static_cast<int>(shape.size());
+  std::copy(shape.begin(), shape.end(), operands.sizes);
+  int64_t up = gap, down = 1;
+  for (const int64_t size : shape) down *= size;
+  for (int dim = 0; dim < operands.dims; ++dim) {
+    operands.strides[0][dim] = up * c.format.size;
+    up *= shape[dim];
+    down /= shape[dim];
+    for (int k = 1; k <= c.inputs(); ++k) {
+      const bool broadcast = k == c.inputs() && dim == 0;
+      operands.strides[k][dim] = broadcast ? 0 : down * c.format.size;
+    }
+  }
+  return operands;
+}
+
 void test_strided(const Case& c) {
   const std::vector<std::vector<int64_t>> shapes = {
       {1}, {300}, {7, 1}, {5, 3}, {17, 19, 2}, {3, 4, 5, 6}, std::vector<int64_t>(8, 2)};
@@ -131,33 +208,13 @@ void test_strided(const Case& c) {
     std::vector<Memory> in = random_inputs(c, count);
     Memory out(c.format, 2 * count);
     Memory expected = out;
-    Operands operands = {};
-    operands.dims = static_cast<int>(shape.size());
-    std::copy(shape.begin(), shape.end(), operands.sizes);
+    Operands operands = strided(c, shape, 2);
     operands.data[0] = out.at(0);
     for (int k = 1; k <= c.inputs(); ++k) operands.data[k] = in[k - 1].at(0);
-    int64_t up = 2, down = count;
-    for (int dim = 0; dim < operands.dims; ++dim) {
-      operands.strides[0][dim] = up * c.format.size;
-      up *= shape[dim];
-      down /= shape[dim];
-      for (int k = 1; k <= c.inputs(); ++k) {
-        const bool broadcast = k == c.inputs() && dim == 0;
-        operands.strides[k][dim] = broadcast ? 0 : down * c.format.size;
-      }
-    }
     for (int64_t i = 0; i < count; ++i) {
-      int64_t rest = i, places[4] = {};
-      for (int dim = 0; dim < operands.dims; ++dim) {
-        for (int k = 0; k <= c.inputs(); ++k) {
-          places[k] += rest % shape[dim] * operands.strides[k][dim] / c.format.size;
-        }
-        rest /= shape[dim];
-      }
-      std::vector<Memory> one(c.inputs(), Memory(c.format, 1));
-      for (int k = 0; k < c.inputs(); ++k) one[k].set(0, in[k].get(places[k + 1]));
-      expected.set(places[0], alone(c, one, 0));
+      expected.set(place(operands, 0, i) / c.format.size, alone(c, operands, i));
     }
+    check_written_once(c, operands, out, count);
     launch(c, operands);
     for (int64_t i = 0; i < out.count(); ++i) {
       if (out.get(i) != expected.get(i)) {
@@ -167,43 +224,47 @@ void test_strided(const Case& c) {
   }
 }
 
-/// More elements than 32 bits count: of an address range of that size only the ends are touched,
-/// by the first block and the last ones, which are all that run.
-void test_beyond_32_bits(const Case& c, int64_t misaligned) {
-  const int64_t count = (int64_t{1} << 32) + 4099, tail = 3 * mish::cuda::kThreads * 32;
-  const size_t bytes = (count + 16) * c.format.size;
-  char* memory[4];
+/// More bytes or elements than 32 bits count: of an address range of that size only the ends are
+/// touched, by the first block and the last ones, which are all that run.
+void test_beyond_32_bits(const Case& c, Operands operands, int misaligned) {
+  int64_t count = 1;
+  for (int dim = 0; dim < operands.dims; ++dim) count *= operands.sizes[dim];
+  std::vector<std::pair<void*, size_t>> ranges;
   for (int k = 0; k <= c.inputs(); ++k) {
-    void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (mapped == MAP_FAILED) return fail(c, "no address range of " + std::to_string(bytes));
-    memory[k] = static_cast<char*>(mapped) + misaligned * c.format.size;
+    const size_t bytes = place(operands, k, count - 1) + (misaligned + 1) * c.format.size;
+    void* range = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (range == MAP_FAILED) return fail(c, "no address range of " + std::to_string(bytes));
+    ranges.emplace_back(range, bytes);
+    operands.data[k] = static_cast<char*>(range) + misaligned * c.format.size;
   }
-  const auto ends = [&](const auto& visit) {
-    for (int64_t i = 0; i < tail; ++i) visit(i, i);
-    for (int64_t i = 0; i < tail; ++i) visit(count - tail + i, tail + i);
+  const auto at = [&](int k, int64_t i) {
+    return static_cast<char*>(operands.data[k]) + place(operands, k, i);
   };
-  std::vector<Memory> in = random_inputs(c, 2 * tail);
-  Operands operands = dense(c, count);
-  for (int k = 0; k <= c.inputs(); ++k) operands.data[k] = memory[k];
-  ends([&](int64_t place, int64_t i) {
-    for (int k = 0; k < c.inputs(); ++k) {
-      std::memcpy(memory[k + 1] + place * c.format.size, in[k].at(i), c.format.size);
+  const int64_t end = 3 * mish::cuda::kThreads * 32;
+  std::vector<Memory> in = random_inputs(c, 2 * end);
+  const auto ends = [&](const auto& visit) {
+    for (int64_t i = 0; i < end; ++i) visit(i, i);
+    for (int64_t i = end; i < 2 * end; ++i) visit(count - 2 * end + i, i);
+  };
+  ends([&](int64_t i, int64_t source) {
+    for (int k = 1; k <= c.inputs(); ++k) {
+      std::memcpy(at(k, i), in[k - 1].at(source), c.format.size);
     }
   });
   last_blocks_only = 8;
   launch(c, operands);
   last_blocks_only = 0;
-  ends([&](int64_t place, int64_t i) {
+  ends([&](int64_t i, int64_t) {
     uint64_t bits = 0;
-    std::memcpy(&bits, memory[0] + place * c.format.size, c.format.size);
+    std::memcpy(&bits, at(0, i), c.format.size);
     // A block has one element a thread at least; no result is 0, so a 0 is from no block that ran.
-    const bool ran = place < mish::cuda::kThreads || place >= count - 7 * mish::cuda::kThreads;
-    if (bits != alone(c, in, i) && (ran || bits != 0)) {
-      fail(c, "element " + std::to_string(place) + " of 2^32");
+    const bool ran = i < mish::cuda::kThreads || i >= count - 7 * mish::cuda::kThreads;
+    if (bits != alone(c, operands, i) && (ran || bits != 0)) {
+      fail(c, "element " + std::to_string(i) + " of " + std::to_string(count));
     }
   });
-  for (int k = 0; k <= c.inputs(); ++k) munmap(memory[k] - misaligned * c.format.size, bytes);
+  for (const auto& [range, bytes] : ranges) munmap(range, bytes);
 }
 
 /// The division by an invariant is exact for all 31-bit numbers: at its edges and at random.
@@ -243,7 +304,7 @@ Bound bound(const Case& c, long double x) {
       return {wide ? 4.0L : 8.0L, 0};
     case Op::kBackward:
       if (x >= -3 && x < 0) return {0.5L, wide ? 4e-16L : 2e-7L};
-      return {8.0L, 0};
+      return {x < 0 ? 8.0L : 4.0L, 0};
     case Op::kDoubleBackward:
       return {x < -3 ? 20.0L : 0.5L, x < -3 ? 0 : wide ? 1e-15L : 4e-7L};
   }
@@ -318,8 +379,11 @@ int main() {
       test_values(c);
     }
     for (const Format& format : {kFormats[0], kFormats[3]}) {
-      test_beyond_32_bits({op, format}, 0);
-      test_beyond_32_bits({op, format}, 1);
+      const Case c = {op, format};
+      test_beyond_32_bits(c, dense(c, (int64_t{1} << 32) + 4099), 0);
+      test_beyond_32_bits(c, dense(c, (int64_t{1} << 32) + 4099), 1);
+      // As many as a strided launch may have: the steps of an input are 2.9 GB in float.
+      test_beyond_32_bits(c, strided(c, {3, 715827882}, 2), 0);
     }
   }
   std::printf("%d failures\n", failures);

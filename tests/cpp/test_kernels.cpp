@@ -182,7 +182,8 @@ struct Block {
 };
 
 /// Each element of the block has the bits that it has alone, and the rest of `out` is untouched.
-void test_block(const Case& c, const Block& block) {
+/// Input `aliased` (counted from 1; 0: none) is the output itself.
+void test_block(const Case& c, const Block& block, int aliased) {
   const Format& format = c.format;
   std::mt19937_64 random(2);
   std::normal_distribution<double> normal(0, 3);
@@ -191,7 +192,7 @@ void test_block(const Case& c, const Block& block) {
     for (int64_t i = 0; i < memory.count(); ++i) memory.set(i, format.encode(normal(random)));
   }
   Memory out(format, block.out.count);
-  if (block.in_place) out = in[0];
+  if (aliased > 0) out = in[aliased - 1];
   std::vector<Memory> before = in;
   Memory expected = out;
   char* data[4];
@@ -199,8 +200,7 @@ void test_block(const Case& c, const Block& block) {
   const int operands = c.inputs() + 1;
   for (int k = 0; k < operands; ++k) {
     const View& view = k == 0 ? block.out : block.in;
-    const bool is_out = k == 0 || (k == 1 && block.in_place);
-    data[k] = (is_out ? out : in[k - 1]).at(view.first);
+    data[k] = (k == 0 || k == aliased ? out : in[k - 1]).at(view.first);
     strides[k] = view.step0 * format.size;
     strides[operands + k] = view.step1 * format.size;
   }
@@ -224,6 +224,11 @@ void test_block(const Case& c, const Block& block) {
       return;
     }
   }
+}
+
+void test_block(const Case& c, const Block& block) {
+  if (!block.in_place) return test_block(c, block, 0);
+  for (int aliased = 1; aliased <= c.inputs(); ++aliased) test_block(c, block, aliased);
 }
 
 void test_memory(const Case& c) {

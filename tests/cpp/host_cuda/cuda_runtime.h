@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 
 #define __host__
 #define __device__
@@ -42,6 +43,9 @@ struct cudaLaunchConfig_t {
 /// places are counted right in a grid that is too large to run.
 inline unsigned last_blocks_only = 0;
 
+/// If set, called when a thread is done, before the next begins.
+inline std::function<void()> after_thread;
+
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                const Arguments&... arguments) {
@@ -49,7 +53,10 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const unsigned blocks = config->gridDim.x;
   for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
     if (last_blocks_only && blockIdx.x == 1) blockIdx.x = blocks - last_blocks_only;
-    for (threadIdx.x = 0; threadIdx.x < config->blockDim.x; ++threadIdx.x) kernel(arguments...);
+    for (threadIdx.x = 0; threadIdx.x < config->blockDim.x; ++threadIdx.x) {
+      kernel(arguments...);
+      if (after_thread) after_thread();
+    }
   }
   return cudaSuccess;
 }
