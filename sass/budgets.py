@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from sass.gpus import Gpu
-from sass.kernels import Kernel
+from sass.kernels import ITEM_BYTES, Kernel
 
 # Instructions for each element, loads and stores included. Double backward has no budget: training
 # runs it only for a gradient of a gradient.
@@ -40,6 +40,9 @@ def _complaints(kernel: Kernel, plain: Kernel, gpus: Sequence[Gpu]) -> Iterator[
     body, spilled = kernel.body, kernel.resources.spill_bytes
     if kernel.access_bits != (128,):
         yield f"global accesses of {', '.join(map(str, kernel.access_bits))} bits, not 128"
+    stored = sum(body.store_bits) // (8 * ITEM_BYTES[kernel.dtype])
+    if stored != kernel.elements:
+        yield f"{stored} elements stored of {kernel.elements}"
     if spilled or body.local:
         yield f"{spilled} bytes spilled, {body.local} accesses to local memory"
     if body.checks > 1:

@@ -191,6 +191,10 @@ def test_kernel_within_its_budgets() -> None:
             replace(kernel(13), body=replace(kernel(13).body, store_bits=(64, 64))),
             "global accesses of 64, 128 bits, not 128",
         ),
+        (
+            replace(kernel(13), body=replace(kernel(13).body, store_bits=(128, 128))),
+            "16 elements stored of 8",
+        ),
     ],
 )
 def test_exceeded_budgets_are_named(ours: Kernel, complaint: str) -> None:
