@@ -8,9 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import compare, models, plot, report, run, table
+from benchmarks.recording import INTERRUPTED
 
 # What only some commands import, and only when they run.
-_OPTIONAL = ("matplotlib", "numpy", "rich", "sklearn")
+_OPTIONAL = ("jinja2", "matplotlib", "numpy", "rich")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    except KeyboardInterrupt:  # while drawing: `run` and `models` see to their own
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
     except OSError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

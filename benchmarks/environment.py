@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import mish_cuda
+from mish_cuda.diagnostics import cpu_model
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ def collect(device: str, command: str) -> Environment:
     on_cuda = torch.device(device).type == "cuda"
     driver, clock = _driver_and_clocks(device) if on_cuda else ("", _cpu_clock())
     return Environment(
-        device=torch.cuda.get_device_name(device) if on_cuda else _cpu_model(),
-        cpu_model=_cpu_model(),
+        device=torch.cuda.get_device_name(device) if on_cuda else cpu_model(),
+        cpu_model=cpu_model(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
         backend=mish_cuda.backend(torch.empty(0, device=device)),
         mish_cuda=mish_cuda.__version__,
@@ -77,14 +78,13 @@ def collect(device: str, command: str) -> Environment:
     )
 
 
-def _cpu_model() -> str:
-    models = _cpu_facts("model name")
-    return models[0] if models else platform.processor() or platform.machine()
-
-
 def _cpu_clock() -> str:
     """That of the fastest core now, in MHz, and the highest there is where the kernel tells."""
-    clocks = [float(text) for text in _cpu_facts("cpu MHz")]
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return ""
+    clocks = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
     if not clocks:
         return ""
     try:
@@ -92,16 +92,6 @@ def _cpu_clock() -> str:
     except OSError:  # as in most virtual machines
         return f"{max(clocks):.0f} MHz"
     return f"{max(clocks):.0f} of {int(highest) / 1000:.0f} MHz"
-
-
-def _cpu_facts(key: str) -> list[str]:
-    """What /proc/cpuinfo says of `key`, core by core; nothing where there is no such file."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return []
-    pairs = (line.partition(":") for line in lines)
-    return [value.strip() for name, _, value in pairs if name.strip() == key]
 
 
 def _driver_and_clocks(device: str) -> tuple[str, str]:

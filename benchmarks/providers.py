@@ -65,12 +65,13 @@ def call(cell: Cell, inputs: Inputs) -> Any:
     return eval(timed.text, dict(timed.names))
 
 
-def _naive(x: Tensor) -> Tensor:
+def naive(x: Tensor) -> Tensor:
+    """Mish in three torch calls, each of which keeps a tensor for backward."""
     return x * torch.tanh(F.softplus(x))
 
 
 def _gradient(g: Tensor, x: Tensor) -> Tensor:
-    """g times the derivative of `_naive`, by the chain rule."""
+    """g times the derivative of `naive`, by the chain rule."""
     t = torch.tanh(F.softplus(x))
     return g * (t + x * (1 - t * t) * torch.sigmoid(x))
 
@@ -85,7 +86,7 @@ class _MemoryEfficient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return _naive(x)
+        return naive(x)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
@@ -121,7 +122,7 @@ def _naive_backward(t: Inputs) -> Statement:
     if t.x.is_cuda:
         # Autograd would run on the stream of its forward, which is not the one a graph captures.
         return _backward_op(_gradient)(t)
-    names = {"grad": torch.autograd.grad, "y": _naive(t.leaf), "leaf": t.leaf, "g": t.g}
+    names = {"grad": torch.autograd.grad, "y": naive(t.leaf), "leaf": t.leaf, "g": t.g}
     return Statement("grad(y, leaf, g, retain_graph=True)", names)
 
 
@@ -227,9 +228,9 @@ _RECIPES: dict[str, dict[Direction, Recipe]] = {
         "forward+backward": _forward_backward(F.mish),
     },
     "naive": {
-        "forward": _forward(_naive),
+        "forward": _forward(naive),
         "backward": _naive_backward,
-        "forward+backward": _forward_backward(_naive),
+        "forward+backward": _forward_backward(naive),
     },
     "memory-efficient": {
         "forward": _forward(_MemoryEfficient.apply),

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from scipy import stats
 from torch import Tensor
@@ -345,6 +346,14 @@ def test_a_killed_process_loses_at_most_an_epoch(uninterrupted: Path, tmp_path: 
         assert rows(tmp_path / name) == rows(uninterrupted / name)
 
 
+def test_two_processes_do_not_share_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FileLock(tmp_path / ".lock"):
+        assert run(tmp_path, *BOTH) == 1
+    assert f"another process is training in {tmp_path}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("call", range(1, 11))
 def test_wherever_it_stops_the_result_is_the_same(
     call: int, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -402,6 +411,7 @@ def test_other_settings_are_not_mixed_in(
     assert "learning_rate: 0.01 there, 0.1 now" in message
     assert "epochs" not in message
     assert "--output" in message
+    (tmp_path / ".lock").unlink()  # the only thing that may be new
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 

@@ -20,6 +20,7 @@ from benchmarks import cli, plots
 from benchmarks.cells import COMPILED, DTYPES, SURROUNDINGS, Cell, Direction, compiled_provider
 from benchmarks.environment import Environment
 from benchmarks.plots import Picture
+from benchmarks.recording import INTERRUPTED
 from benchmarks.results import Result, Timing, open_writer
 from project import ROOT
 
@@ -417,6 +418,18 @@ def test_a_folder_that_cannot_be_written_is_named(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"python -m benchmarks plot: {path}")
     assert "cannot be written" in line
+
+
+def test_ctrl_c_while_drawing_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plots, "save", interrupted)
+    file = str(RESULTS / "epyc-avx512" / "claims.csv")
+    assert cli.main(["plot", file, "--output", str(tmp_path)]) == INTERRUPTED
+    assert capsys.readouterr().err == "Interrupted.\n"
 
 
 def test_every_dtype_has_a_place() -> None:

@@ -6,7 +6,8 @@ import argparse
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +17,15 @@ import torch
 from benchmarks import environment
 from benchmarks.arguments import device, positive
 from benchmarks.paper.protocol import ACTIVATIONS, DEFAULTS, Settings
+from benchmarks.recording import INTERRUPTED
 
 if TYPE_CHECKING:  # rich is imported when something is printed
     from rich.console import Console
 
+    from benchmarks.paper.data import Dataset
+    from benchmarks.paper.records import Journal
+
 DEFAULT_OUTPUT = Path("mish_paper")
-INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -165,26 +169,36 @@ def _run(args: argparse.Namespace) -> int:
     before = torch.get_num_threads()
     torch.set_num_threads(args.threads)
     try:
-        _train_all(args, console)
+        _run_all(args, console)
     finally:
         torch.set_num_threads(before)
     _show(args.output, console)
     return 0
 
 
-def _train_all(args: argparse.Namespace, console: Console) -> None:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other processes from training in the folder: each would lose what the other records."""
+    from filelock import FileLock, Timeout  # a dependency of torch
 
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(
+            f"another process is training in {folder}: wait for it, or choose another folder with "
+            "--output"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run_all(args: argparse.Namespace, console: Console) -> None:
     from benchmarks.paper import data
-    from benchmarks.paper.records import Epoch, Journal
-    from benchmarks.paper.training import train
+    from benchmarks.paper.records import Journal
 
     settings, seeds = _settings(args)
     dataset = data.load(args.dataset, args.data)
@@ -196,10 +210,34 @@ def _train_all(args: argparse.Namespace, console: Console) -> None:
     facts = environment.collect(args.device, args.command)
     if facts.backend == "eager":
         console.print(f"mish_cuda has no kernels for {args.device} here: Mish runs eagerly.")
-    journal = Journal(args.output, settings, facts)
     # Seed by seed, so that what is there early can be compared. In the paper's order.
     names = [name for name in ACTIVATIONS if name in args.activations]
     runs = [(name, seed) for seed in range(seeds) for name in names]
+    with _alone_in(args.output):
+        journal = Journal(args.output, settings, facts)
+        _train_all(runs, settings, dataset, args.device, journal, console)
+
+
+def _train_all(
+    runs: Sequence[tuple[str, int]],
+    settings: Settings,
+    dataset: Dataset,
+    device: str,
+    journal: Journal,
+    console: Console,
+) -> None:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from benchmarks.paper.records import Epoch
+    from benchmarks.paper.training import train
+
     finished = journal.finished()
     columns = (
         BarColumn(),
@@ -223,7 +261,7 @@ def _train_all(args: argparse.Namespace, console: Console) -> None:
                 )
 
             checkpoint = journal.checkpoint(name, seed)
-            run = train(name, seed, settings, dataset, args.device, checkpoint, show)
+            run = train(name, seed, settings, dataset, device, checkpoint, show)
             journal.add(run)
             console.print(f"{text}: {run.accuracy:.2f} % of the test images right")
 
