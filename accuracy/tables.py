@@ -12,6 +12,7 @@ from accuracy.bounds import SAME_BITS, Bound, Region
 from accuracy.checks import DEFINITION
 from accuracy.errors import Errors
 from accuracy.verdicts import Verdict
+from benchmarks.units import markdown
 
 NOTES = """\
 tried: how many of the region's numbers. error: the largest, and the x where it
@@ -64,8 +65,7 @@ def error_lines(verdicts: Iterable[Verdict]) -> list[tuple[str, ...]]:
 
 def error_markdown(verdicts: Iterable[Verdict]) -> str:
     """The same as a table in Markdown."""
-    rows = [ERROR_HEADER, (*["---"] * 3, *["---:"] * 7), *error_lines(verdicts)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(ERROR_HEADER, error_lines(verdicts), left=3)
 
 
 def agreement_table(verdicts: Iterable[Verdict]) -> Table:

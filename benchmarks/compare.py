@@ -244,6 +244,5 @@ def _print(found: Iterable[Section]) -> None:
 
 def _print_markdown(found: Iterable[Section]) -> None:
     for section in found:
-        rule = ["---" if i < section.left else "---:" for i in range(len(section.header))]
         print(f"### {section.title.capitalize()}\n")
-        print(markdown([section.header, rule, *section.rows]), end="\n\n")
+        print(markdown(section.header, section.rows, section.left), end="\n\n")

@@ -62,12 +62,8 @@ def model_tables(results: Iterable[Result]) -> list[Table]:
 
 def model_markdown(results: Iterable[Result]) -> str:
     """The same for a README."""
-    rows = [
-        ("network", *(name.replace("\n", " ") for name in HEADER)),
-        ("---", "---", *("---:" for _ in HEADER[1:])),
-        *((title, *line) for title, lines in model_lines(results).items() for line in lines),
-    ]
-    return markdown(rows)
+    rows = [(title, *line) for title, lines in model_lines(results).items() for line in lines]
+    return markdown(("network", *HEADER), rows, left=2)
 
 
 def _line(measured: Mapping[Cell, Result], cell: Cell) -> tuple[str, ...]:

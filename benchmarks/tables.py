@@ -25,12 +25,14 @@ _RATIOS = """\
 {base}: time of a call{ours}. Times of the others as multiples of it.
 GB/s: its rate, for 2 (forward), 3 (backward) or 5 (both) tensors read or
 written."""
-_TIMES = """\
+TIMES = """\
 ours: mish_cuda. Speed up: time of F.mish / time of ours. GB/s: of ours, for 2
-(forward) or 3 (backward) tensors read or written. Of copy: share of its GB/s."""
-_PROVIDERS = """\
-naive: x * tanh(softplus(x)), eager. mem. eff.: the same, but it saves x alone
-and computes the rest again in backward. comp.: under torch.compile.
+(forward), 3 (backward) or 5 (both) tensors read or written. Of copy: share of
+its GB/s."""
+EXPLANATIONS = """\
+naive: x * tanh(softplus(x)), eager. mem. eff., memory-efficient: the same, but
+it saves x alone and computes the rest again in backward. comp.: compiled, under
+torch.compile.
 copy: out.copy_(x); in place of a backward torch.add(g, x, out=out), two reads
 and one write; in forward+backward both of these. Its result is allocated
 beforehand, the others allocate theirs in the call."""
@@ -122,32 +124,35 @@ def kernel_markdown(results: Iterable[Result]) -> str:
     small_and_large = [r for r in results if r.cell.shape in _README_SHAPES]
     results = small_and_large or results
     names = _providers(results)
-    header = ("direction", "dtype", "size", *(_short(name).replace("\n", " ") for name in names))
-    figures = ("speed up", "GB/s", "of copy")
+    header = ("direction", "dtype", "size", *map(_short, names), "speed up", "GB/s", "of copy")
     lines = [
-        (direction, dtype, format_shape(shape), *_times(measured, names), *_figures(measured))
+        (direction, dtype, format_shape(shape), *times(measured, names), *figures(measured))
         for direction in _README_DIRECTIONS
         for (dtype, shape), measured in _by_input(results, direction).items()
     ]
-    rule = ("---", "---", *("---:" for _ in (*header[2:], *figures)))
-    return markdown([(*header, *figures), rule, *lines])
+    return markdown(header, lines, left=2)
 
 
-def _times(measured: Mapping[str, Result], names: Sequence[str]) -> list[str]:
+def times(measured: Mapping[str, Result], names: Iterable[str]) -> list[str]:
+    """Median times of providers; empty where one was not measured, as in what follows."""
     return [format_seconds(measured[n].timing.median) if n in measured else "" for n in names]
 
 
-def _figures(measured: Mapping[str, Result]) -> tuple[str, ...]:
+def figures(measured: Mapping[str, Result]) -> tuple[str, str, str]:
     """Time of F.mish over ours, rate of ours, and its share of the copy's."""
-    ours, theirs, copy = (measured.get(name) for name in ("mish_cuda", "F.mish", "copy"))
-    if ours is None:
-        return "", "", ""
-    seconds = ours.timing.median
+    ours, copy = measured.get("mish_cuda"), measured.get("copy")
     return (
-        f"{theirs.timing.median / seconds:.2f}x" if theirs else "",
-        three_digits(ours.gigabytes_per_second),
-        f"{copy.timing.median / seconds:.0%}" if copy else "",
+        speed_up(measured, "F.mish", "mish_cuda"),
+        three_digits(ours.gigabytes_per_second) if ours else "",
+        f"{copy.timing.median / ours.timing.median:.0%}" if ours and copy else "",
     )
+
+
+def speed_up(measured: Mapping[str, Result], over: str, under: str) -> str:
+    """Time of one provider over that of another."""
+    if over not in measured or under not in measured:
+        return ""
+    return f"{measured[over].timing.median / measured[under].timing.median:.2f}x"
 
 
 def _providers(results: Iterable[Result]) -> list[str]:
@@ -196,8 +201,7 @@ def compiled_table(results: Iterable[Result]) -> Table | None:
 
 def compiled_markdown(results: Iterable[Result]) -> str:
     """The same for a README."""
-    rule = tuple("---" for _ in _COMPILED_HEADER)
-    return markdown([_COMPILED_HEADER, rule, *_compiled_lines(results)])
+    return markdown(_COMPILED_HEADER, _compiled_lines(results), left=3)
 
 
 def _compiled_lines(results: Iterable[Result]) -> list[tuple[str, ...]]:
@@ -225,12 +229,12 @@ def kernel_notes(results: Iterable[Result]) -> str:
     results = list(results)
     base = _short(_providers(results)[0])
     ratios = _RATIOS.format(base=base, ours=" of mish_cuda" if base == "ours" else "")
-    return "\n".join([_medians(results), ratios, _PROVIDERS, _MEMORY])
+    return "\n".join([_medians(results), ratios, EXPLANATIONS, _MEMORY])
 
 
 def markdown_notes(results: Iterable[Result]) -> str:
     """How to read the kernels in Markdown."""
-    return "\n".join([_medians(results), _TIMES, _PROVIDERS])
+    return "\n".join([_medians(results), TIMES, EXPLANATIONS])
 
 
 def _medians(results: Iterable[Result]) -> str:

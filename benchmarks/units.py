@@ -36,6 +36,8 @@ def three_digits(value: float) -> str:
     return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
 
 
-def markdown(rows: Iterable[Sequence[str]]) -> str:
-    """A table; the second row is the rule under the header."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A table; columns from `left` on are figures. The header may have lines, as in a terminal."""
+    header = [name.replace("\n", " ") for name in header]
+    rule = ["---" if column < left else "---:" for column in range(len(header))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))

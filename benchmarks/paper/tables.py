@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from rich import box
 from rich.table import Table
 
+from benchmarks import units
 from benchmarks.paper import published
 from benchmarks.paper.protocol import ACTIVATIONS, SUBJECT
 from benchmarks.paper.records import Run, Study
@@ -104,6 +105,7 @@ def paper() -> Rows:
 
 def markdown(study: Study) -> str:
     """All of it as a page."""
+    ours, theirs = results(study.runs), paper()
     sources = (
         "Published by the author of [the paper](https://arxiv.org/abs/1908.08681): "
         f"[SENet-18]({published.SENET18_URL}), [23 runs]({published.SQUEEZENET_URL})."
@@ -111,13 +113,13 @@ def markdown(study: Study) -> str:
     parts = (
         f"# {title(study)}",
         f"{training(study)}.",
-        _markdown_table(results(study.runs)),
+        units.markdown(ours[0], ours[1:]),
         verdict(study.runs),
         NOTES,
         SHOWS[study.settings.dataset],
         "![Accuracies](accuracy.png)",
         "![Curves](curves.png)",
-        _markdown_table(paper()),
+        units.markdown(theirs[0], theirs[1:]),
         sources,
         study.environment.summary(),
         f"`{study.environment.command}`",
@@ -150,9 +152,3 @@ def _p(value: float) -> str:
 
 def _and(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-
-
-def _markdown_table(rows: Rows) -> str:
-    line = ["---", *["---:"] * (len(rows[0]) - 1)]
-    header = [" ".join(name.split("\n")) for name in rows[0]]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, line, *rows[1:]))
