@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -603,6 +603,130 @@ def test_plot_refuses_what_is_not_there(
         (tmp_path / "runs.csv").write_text(content)
     assert cli.main(["plot", str(tmp_path)]) == 1
     assert str(tmp_path / "runs.csv") in capsys.readouterr().err
+
+
+def edited(line: int, column: str, value: str) -> Callable[[str], str]:
+    """Puts another value into a cell of a CSV file; line 1 is the header."""
+
+    def edit(text: str) -> str:
+        lines = text.splitlines()
+        cells = lines[line - 1].split(",")
+        cells[lines[0].split(",").index(column)] = value
+        lines[line - 1] = ",".join(cells)
+        return "\n".join(lines) + "\n"
+
+    return edit
+
+
+def without(line: int) -> Callable[[str], str]:
+    return lambda text: "".join(
+        row for n, row in enumerate(text.splitlines(keepends=True), 1) if n != line
+    )
+
+
+# Each was once a traceback, a message without the file, or a summary that lacked something.
+DAMAGE: dict[str, tuple[str, Callable[[str], str], str]] = {
+    "epoch lost": ("curves.csv", without(3), "epochs 1 to 3 of Mish, seed 0, got 1, 3"),
+    "epoch twice": ("curves.csv", edited(3, "epoch", "1"), "of Mish, seed 0, got 1, 1, 3"),
+    "no curve": ("curves.csv", lambda text: text.partition("\n")[0], "got none"),
+    "dataset": ("runs.csv", edited(2, "dataset", "mnist"), "line 2: expected one of digits, "),
+    "activation": ("runs.csv", edited(3, "activation", "Foo"), "line 3: expected one of Mish, "),
+    "epochs": ("runs.csv", edited(3, "epochs", "twenty"), "as epochs, got 'twenty'"),
+    "other settings": ("runs.csv", edited(3, "width", "3"), "ReLU, seed 0 has another width than"),
+    "other torch": ("runs.csv", edited(3, "torch", "2.9.0"), "has another torch than Mish, seed 0"),
+    "accuracy": ("curves.csv", edited(4, "test_accuracy", "nan"), "line 4: expected a percentage"),
+    "loss": ("curves.csv", edited(2, "train_loss", "-1"), "line 2: expected a number from 0"),
+    "seed": ("curves.csv", edited(7, "seed", "-1"), "line 7: expected a whole number as seed"),
+    "cells": (
+        "curves.csv",
+        lambda text: text + "digits,Mish\n",
+        "line 8: expected a cell for each",
+    ),
+    "too many": (
+        "runs.csv",
+        lambda text: text.rstrip() + ",1\n",
+        "line 3: expected a cell for each",
+    ),
+}
+
+
+@pytest.fixture
+def folder(uninterrupted: Path, tmp_path: Path) -> Path:
+    """Its own copy of what was measured."""
+    for name in ("runs.csv", "curves.csv"):
+        (tmp_path / name).write_bytes((uninterrupted / name).read_bytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize(("name", "damage", "message"), DAMAGE.values(), ids=DAMAGE)
+def test_damage_is_told_by_file_and_line(
+    name: str,
+    damage: Callable[[str], str],
+    message: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, summary = folder / name, folder / "summary.md"
+    path.write_text(damage(path.read_text()))
+    summary.write_text("of what was there before")
+    assert cli.main(["plot", str(folder)]) == 1
+    told = capsys.readouterr().err
+    assert str(path) in told
+    assert message in told
+    assert "Restore the file" in told
+    assert summary.read_text() == "of what was there before"
+
+
+def test_bytes_that_are_no_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "curves.csv").write_bytes(b"\x80\xff\x00")
+    assert cli.main(["plot", str(folder)]) == 1
+    assert f"{folder / 'curves.csv'}: expected text in UTF-8" in capsys.readouterr().err
+
+
+def test_damage_is_told_before_the_training(
+    folder: Path,
+    uninterrupted: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And when that run is taken out, as the message says, it is trained again."""
+    runs, curves = folder / "runs.csv", folder / "curves.csv"
+    curves.write_text(without(6)(curves.read_text()))
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train", None)
+        assert run(folder, *BOTH, "--seeds", "2") == 1
+    assert "epochs 1 to 3 of ReLU, seed 0, got 1, 3" in capsys.readouterr().err
+    runs.write_text(without(3)(runs.read_text()))
+    assert run(folder, *BOTH) == 0
+    for name in ("runs.csv", "curves.csv"):
+        assert rows(folder / name) == rows(uninterrupted / name)
+
+
+def test_a_run_that_diverged_is_drawn(folder: Path) -> None:
+    curves = folder / "curves.csv"
+    curves.write_text(edited(4, "train_loss", "nan")(curves.read_text()))
+    assert cli.main(["plot", str(folder)]) == 0
+
+
+def without_package(name: str, program: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program in a process that cannot import a package."""
+    program = f"import sys; sys.modules[{name!r}] = None; {program}"
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_what_the_plots_need_is_missed_before_the_training(tmp_path: Path) -> None:
+    arguments = ["run", "--output", str(tmp_path), *TINY]
+    program = f"from benchmarks.paper import cli; sys.exit(cli.main({arguments}))"
+    done = without_package("matplotlib", program)
+    assert done.returncode == 2
+    assert "matplotlib, which is not installed" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_cifar_needs_no_scikit_learn() -> None:
+    done = without_package("sklearn", "import benchmarks.paper.training")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_missing_package_is_named(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 import shlex
 import sys
@@ -165,6 +166,7 @@ def _settings(args: argparse.Namespace) -> tuple[Settings, int]:
 def _run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    importlib.import_module("benchmarks.paper.plots")  # what it lacks is told before the training
     console = Console(highlight=False)
     before = torch.get_num_threads()
     torch.set_num_threads(args.threads)

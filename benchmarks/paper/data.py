@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from benchmarks.paper import cifar
@@ -57,6 +56,8 @@ def _digits() -> Dataset:
     https://scikit-learn.org/stable/auto_examples/classification/plot_digits_classification.html.
     They are not mirrored or turned: a turned 6 is a 9.
     """
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+
     digits = load_digits()
     images = torch.from_numpy(digits.images).to(torch.uint8).unsqueeze(1)
     labels = torch.from_numpy(digits.target).long()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks.environment import REQUIRED, Environment
-from benchmarks.paper.protocol import Settings, identity
+from benchmarks.paper.protocol import ACTIVATIONS, DEFAULTS, Settings, identity
 
 
 @dataclass(frozen=True)
@@ -54,21 +55,33 @@ def read(folder: Path) -> Study:
     """The finished runs in `folder`.
 
     Raises:
-        ValueError: there are none, or a file is not one of ours.
+        ValueError: there are none, or a file is not one of ours, or it is damaged.
     """
     rows = _read_csv(folder / RUNS, (*_MEASURED_COLUMNS, *REQUIRED))
     if not rows:
         raise ValueError(f"{folder / RUNS}: there is no finished run")
-    curves: dict[tuple[str, str], list[Epoch]] = {}
+    curves: dict[tuple[str, ...], list[Epoch]] = {}
     for row in _read_csv(folder / CURVES, _CURVE_COLUMNS):
-        curves.setdefault((row["activation"], row["seed"]), []).append(_from_text(Epoch, row))
+        curves.setdefault(_key(row), []).append(_from_text(Epoch, row))
+    settings, environment = _origin(rows[0])
+    same = identity(settings, environment)
     runs = []
     for row in rows:
-        key = row["activation"], row["seed"]
-        if key not in curves:
-            raise ValueError(f"{folder / CURVES} lacks {' '.join(key)}, which {RUNS} has")
-        runs.append(Run(key[0], int(key[1]), tuple(curves[key])))
-    return Study(_from_text(Settings, rows[0]), Environment.from_row(rows[0]), tuple(runs))
+        other = identity(*_origin(row))
+        if different := [name for name in same if same[name] != other[name]]:
+            raise _damaged(
+                folder / RUNS, f"{_name(row)} has another {different[0]} than {_name(rows[0])}"
+            )
+        curve = tuple(curves.get(_key(row), ()))
+        epochs = [epoch.epoch for epoch in curve]
+        if epochs != list(range(1, settings.epochs + 1)):
+            got = ", ".join(map(str, epochs)) or "none"
+            raise _damaged(
+                folder / CURVES,
+                f"expected the epochs 1 to {settings.epochs} of {_name(row)}, got {got}",
+            )
+        runs.append(Run(row["activation"], int(row["seed"]), curve))
+    return Study(settings, environment, tuple(runs))
 
 
 class Checkpoint:
@@ -109,7 +122,7 @@ class Journal:
 
     Raises:
         OSError: there cannot be such a folder.
-        ValueError: it has runs, finished or not, of another `identity`.
+        ValueError: it has runs, finished or not, of another `identity`, or damaged ones.
     """
 
     def __init__(self, folder: Path, settings: Settings, environment: Environment) -> None:
@@ -123,6 +136,9 @@ class Journal:
         )
         for row in self._rows:
             self._refuse_other(folder / RUNS, row)
+        if self._rows:
+            read(folder)  # what is damaged is told now, not after the training
+        for row in self._rows:
             # There still if the process was killed right after the run was recorded.
             self.checkpoint(row["activation"], int(row["seed"])).path.unlink(missing_ok=True)
         for path in sorted((folder / CHECKPOINTS).glob("*.pt")):
@@ -207,17 +223,83 @@ def _from_text(kind: type[_Record], row: Mapping[str, str]) -> _Record:
     )
 
 
+def _origin(row: Mapping[str, str]) -> tuple[Settings, Environment]:
+    return _from_text(Settings, row), Environment.from_row(row)
+
+
+def _key(row: Mapping[str, str]) -> tuple[str, ...]:
+    return row["dataset"], row["activation"], row["seed"]
+
+
+def _name(row: Mapping[str, str]) -> str:
+    return f"{row['activation']}, seed {row['seed']}"
+
+
+def _one_of(names: Container[str]) -> Callable[[str], bool]:
+    return lambda text: text in names
+
+
+def _whole_from(least: int) -> Callable[[str], bool]:
+    return lambda text: text.isdecimal() and int(text) >= least
+
+
+# What a cell holds, by column: in words, and whether a text is that.
+_CELLS: dict[str, tuple[str, Callable[[str], bool]]] = {
+    "dataset": (f"one of {', '.join(DEFAULTS)}", _one_of(DEFAULTS)),
+    "activation": (f"one of {', '.join(ACTIVATIONS)}", _one_of(ACTIVATIONS)),
+    "seed": ("a whole number", _whole_from(0)),
+    **dict.fromkeys(
+        ("epoch", "epochs", "width", "batch_size", "threads"),
+        ("a whole number above 0", _whole_from(1)),
+    ),
+    "learning_rate": ("a number above 0", lambda text: 0 < float(text) < math.inf),
+    "test_accuracy": ("a percentage", lambda text: 0 <= float(text) <= 100),
+    "train_loss": ("a number from 0", lambda text: not float(text) < 0),  # NaN where it diverged
+    "seconds": ("a number from 0", lambda text: 0 <= float(text) < math.inf),
+}
+
+
+def _check(row: Mapping[str | None, str | None]) -> None:
+    """Raises ValueError if it has more or fewer cells than there are columns, or a wrong one."""
+    if None in row or None in row.values():
+        raise ValueError("expected a cell for each column")
+    for column, (expected, fits) in _CELLS.items():
+        text = row.get(column)
+        if text is None:
+            continue
+        try:
+            right = fits(text)
+        except ValueError:  # no number
+            right = False
+        if not right:
+            raise ValueError(f"expected {expected} as {column}, got {text!r}")
+
+
+def _damaged(place: Path | str, what: object) -> ValueError:
+    return ValueError(
+        f"{place}: {what}. Restore the file, or take the lines of damaged runs out of {RUNS} and "
+        f"{CURVES}: `run` then trains these runs again."
+    )
+
+
 def _read_csv(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
-    """The rows of a file, none if there is no file."""
+    """The rows of a file, each checked by itself; none if there is no file."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
+    try:
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise _damaged(path, "expected text in UTF-8") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    rows = []
+    try:
         if missing := set(columns) - set(reader.fieldnames or ()):
-            raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}")
-        rows = list(reader)
-    if any(None in row.values() for row in rows):
-        raise ValueError(f"{path} has a line with too few cells")
+            raise ValueError(f"the columns {', '.join(sorted(missing))} are missing")
+        for row in reader:
+            _check(row)
+            rows.append(row)
+    except (ValueError, csv.Error) as error:
+        raise _damaged(f"{path}, line {reader.line_num}", error) from error
     return rows
 
 
