@@ -32,6 +32,10 @@ SYSTEM_TOOLKITS = ("/usr/local/cuda", "/usr/local/cuda-*", "/opt/cuda")
 DEFAULT_ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 
 
+# nvcc must not fuse by itself: the kernels are proved on the host, operation by operation.
+NVCC_FLAGS = ("-O3", "-fmad=false")
+
+
 class BuildError(Exception):
     """The build that was asked for is impossible; the message says what to do."""
 

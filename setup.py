@@ -15,7 +15,7 @@ from setuptools.errors import ModuleError
 # Build front ends do not put the project's folder on the path.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import build_config
-from build_config import BuildError, Decision, Torch
+from build_config import NVCC_FLAGS, BuildError, Decision, Torch
 
 PACKAGE = Path("src/mish_cuda")
 
@@ -124,7 +124,7 @@ def sources_and_flags(decision: Decision) -> dict[str, Any]:
         options["sources"] += glob("csrc/cuda/*.cu")
         options["include_dirs"] += toolkit.include_dirs
         threads = os.environ.get("MAX_JOBS") or "0"  # 0: as many as there are processors
-        options["extra_compile_args"]["nvcc"] = ["-O3", "--threads", threads]
+        options["extra_compile_args"]["nvcc"] = [*NVCC_FLAGS, "--threads", threads]
         options["define_macros"] = [("MISH_WITH_CUDA", None)]
         options["library_dirs"] = toolkit.library_dirs
         options["libraries"] = ["c10_cuda", "torch_cuda", cudart]

@@ -85,7 +85,8 @@ def compile_kernels(tools: Toolchain, arch: str, plain: bool) -> tuple[str, dict
     includes = [PLAIN_HEADERS, HEADERS] if plain else [HEADERS]
     with tempfile.TemporaryDirectory() as scratch:
         cubin = str(Path(scratch, "kernels.cubin"))
-        arguments = ["-O3", "-cubin", f"-arch=sm_{arch}", "-Xptxas=-v", "-o", cubin]
+        flags = ["-O3"] if plain else build_config.NVCC_FLAGS  # PyTorch lets nvcc fuse
+        arguments = [*flags, "-cubin", f"-arch=sm_{arch}", "-Xptxas=-v", "-o", cubin]
         arguments += [f"-I{folder}" for folder in [*includes, *tools.toolkit.include_dirs]]
         report = _run(tools.nvcc, *arguments, str(SOURCE))
         listing = _run(tools.cuobjdump, "-sass", cubin)

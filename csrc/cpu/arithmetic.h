@@ -2,7 +2,7 @@
 //
 // An instruction set brings two types, `Float` and `Double`, each with
 //   V, kWidth      a number of kWidth lanes, with + - * / and unary minus
-//   set, fma, max, min, if_less, copy_sign   as mish_math.h describes them
+//   set, fma, max, min, if_less   as mish_math.h describes them
 //   exponent(V)    the low bits of each lane moved up into its exponent field
 #pragma once
 

@@ -26,10 +26,6 @@ struct Float {
   static MISH_INLINE V if_less(V a, V b, V yes, V no) {
     return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
   }
-  static MISH_INLINE V copy_sign(V magnitude, V sign) {
-    const V bit = _mm256_set1_ps(-0.0f);
-    return _mm256_or_ps(_mm256_and_ps(bit, sign), _mm256_andnot_ps(bit, magnitude));
-  }
   static MISH_INLINE V exponent(V x) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 23));
   }
@@ -44,10 +40,6 @@ struct Double {
   static MISH_INLINE V min(V c, V x) { return _mm256_min_pd(c, x); }
   static MISH_INLINE V if_less(V a, V b, V yes, V no) {
     return _mm256_blendv_pd(no, yes, _mm256_cmp_pd(a, b, _CMP_LT_OQ));
-  }
-  static MISH_INLINE V copy_sign(V magnitude, V sign) {
-    const V bit = _mm256_set1_pd(-0.0);
-    return _mm256_or_pd(_mm256_and_pd(bit, sign), _mm256_andnot_pd(bit, magnitude));
   }
   static MISH_INLINE V exponent(V x) {
     return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(x), 52));

@@ -28,11 +28,6 @@ struct Float {
   static MISH_INLINE V if_less(V a, V b, V yes, V no) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
   }
-  static MISH_INLINE V copy_sign(V magnitude, V sign) {
-    const __m512i bit = _mm512_castps_si512(_mm512_set1_ps(-0.0f));
-    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
-        bit, _mm512_castps_si512(sign), _mm512_castps_si512(magnitude), 0xca));  // bit ? sign : m
-  }
   static MISH_INLINE V exponent(V x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), 23));
   }
@@ -47,11 +42,6 @@ struct Double {
   static MISH_INLINE V min(V c, V x) { return _mm512_min_pd(c, x); }
   static MISH_INLINE V if_less(V a, V b, V yes, V no) {
     return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_LT_OQ), no, yes);
-  }
-  static MISH_INLINE V copy_sign(V magnitude, V sign) {
-    const __m512i bit = _mm512_castpd_si512(_mm512_set1_pd(-0.0));
-    return _mm512_castsi512_pd(_mm512_ternarylogic_epi64(
-        bit, _mm512_castpd_si512(sign), _mm512_castpd_si512(magnitude), 0xca));  // bit ? sign : m
   }
   static MISH_INLINE V exponent(V x) {
     return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(x), 52));

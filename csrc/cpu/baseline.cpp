@@ -1,6 +1,5 @@
 // The kernels for any processor: one element at a time in plain C++, which the compiler vectorises
 // for its own target.
-#include <cmath>
 #include <cstring>
 
 #include "cpu/arithmetic.h"
@@ -25,7 +24,6 @@ struct Scalar {
   static MISH_INLINE V max(V c, V x) { return x < c ? c : x; }
   static MISH_INLINE V min(V c, V x) { return x > c ? c : x; }
   static MISH_INLINE V if_less(V a, V b, V yes, V no) { return a < b ? yes : no; }
-  static MISH_INLINE V copy_sign(V magnitude, V sign) { return std::copysign(magnitude, sign); }
   static MISH_INLINE V exponent(V x) { return bits_as<V>(bits_as<Bits>(x) << kMantissa); }
   // Without the instruction, fma() is a slow library call.
   static MISH_INLINE V fma(V a, V b, V c) { return a * b + c; }
