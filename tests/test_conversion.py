@@ -531,6 +531,51 @@ def test_derived_classes_have_to_be_named() -> None:
     assert list(convert(model, DerivedReLU).changed) == ["0"]
 
 
+# Modules without parameters that are no activations, and what is told of them.
+NOT_ELEMENTWISE: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "pooling": (lambda: nn.MaxPool2d(2), r"makes the shape \(2, 4, 2, 2\) of \(2, 4, 4, 4\)"),
+    "pooling that keeps the shape": (lambda: nn.MaxPool2d(3, 1, 1), "from several elements"),
+    "pooling of other dimensions": (lambda: nn.MaxPool1d(2), "fails when tried out.*max_pool1d"),
+    "GLU": (nn.GLU, r"makes the shape \(2, 4, 4, 2\)"),
+    "softmax": (lambda: nn.Softmax(dim=-1), "from several elements"),
+    "norm": (lambda: nn.LayerNorm(4, elementwise_affine=False), "from several elements"),
+    "permutation": (lambda: nn.ChannelShuffle(2), "from several elements"),
+    "reshaping": (nn.Flatten, r"makes the shape \(2, 64\)"),
+    "container": (lambda: nn.Sequential(nn.ReLU(), nn.AvgPool2d(2)), "makes the shape"),
+    "mirror": (FlippedMish, "from several elements"),
+    "loss": (nn.MSELoss, "fails when tried out.*target"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), NOT_ELEMENTWISE.values(), ids=NOT_ELEMENTWISE)
+def test_what_is_no_activation_is_refused(make: Callable[[], nn.Module], message: str) -> None:
+    """Also when its class is named; the model is then as it was, and so are random numbers."""
+    module = make()
+    model = nn.Sequential(nn.Linear(2, 2), nn.Mish(), nn.Sequential(module))
+    layers = list(model.modules())
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match=f"'2.0' .*{message}.*Leave it out by means of `where`"):
+        convert(model, (nn.Mish, type(module)), where=lambda name, _: name in ("1", "2.0"))
+    assert list(model.modules()) == layers
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(layer.training for layer in layers)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Softplus, nn.ELU, nn.Hardswish, nn.LogSigmoid),
+        *(nn.RReLU, nn.Hardshrink, lambda: nn.Threshold(0, 0), nn.Dropout, nn.Identity),
+        *(lambda: nn.ReLU(True), lambda: nn.RReLU(inplace=True)),
+    ],
+)
+def test_what_is_elementwise_is_replaced(make: Callable[[], nn.Module], training: bool) -> None:
+    model = nn.Sequential(make()).train(training)
+    assert convert(model, type(model[0])).retrain == ["0"]
+    assert type(model[0]) is mish_cuda.Mish
+
+
 # --- Classes that look like Mish ---
 
 
@@ -632,6 +677,16 @@ def test_functions_of_copies(copied: Callable[[nn.Module], Any]) -> None:
     assert is_ours(other.function)
     revert(other)
     assert other.function is F.mish
+
+
+def test_pickles_name_public_paths() -> None:
+    """So that the library can be rearranged, and old files still load."""
+    model = nn.Sequential(Functional(), nn.Mish())
+    convert(model)
+    data = pickle.dumps(model, protocol=0)
+    assert b"cmish_cuda\nconverted_mish\n" in data
+    assert b"cmish_cuda\nMish\n" in data
+    assert b"mish_cuda." not in data
 
 
 def test_functions_that_were_ours_before() -> None:
@@ -902,7 +957,47 @@ def test_report() -> None:
     assert lines[3] == "1 left alone"
     assert lines[4].startswith("  body.1: has the slope -1 at -2, where Mish has -0.1084; ")
     assert lines[5:] == ["1 compute another function now: train the model again", "  body.0"]
-    assert str(convert(nn.Linear(2, 2))) == "0 replaced"
+
+
+class InClassAttribute(nn.Module):
+    act = nn.Mish()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x)  # type: ignore[no-any-return]
+
+
+class InDict(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.acts = {"mish": nn.Mish()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.acts["mish"](x)  # type: ignore[no-any-return]
+
+
+class InCode(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.mish(x)
+
+
+@pytest.mark.parametrize(
+    "make", [InClassAttribute, InDict, InCode, lambda: torch.fx.symbolic_trace(InCode())]
+)
+def test_where_nothing_is_found_there_is_a_hint(make: Callable[[], nn.Module]) -> None:
+    model = make()
+    first, second = str(convert(model)).splitlines()
+    assert first == "0 replaced"
+    assert "mish_cuda.override_torch()" in second
+    assert not is_ours(model)
+    with override_torch():  # the advice is good
+        assert is_ours(model)
+
+
+def test_elsewhere_there_is_no_hint() -> None:
+    model = nn.Sequential(nn.Mish())
+    for report in (convert(model), convert(model), convert(model, nn.ReLU), revert(nn.ReLU())):
+        assert "override_torch" not in str(report)
+    assert str(convert(nn.Sequential(HardMish()))).startswith("0 replaced\n1 left alone")
 
 
 # --- In other parts of torch ---

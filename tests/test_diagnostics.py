@@ -229,6 +229,33 @@ def test_the_package_itself_imports_none_of_this() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        "ModuleNotFoundError(\"No module named 'torch'\", name='torch')",
+        "ImportError('libtorch_python.so: undefined symbol: iJIT_NotifyEvent')",
+        "OSError('libcudart.so.13: cannot open shared object file')",
+    ],
+)
+def test_a_torch_that_cannot_be_imported_is_told_in_a_line(error: str, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text(f"raise {error}")
+    for program in (["-m", "mish_cuda"], ["-c", "import mish_cuda"]):
+        done = subprocess.run(
+            [sys.executable, *program],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        *before, last = done.stderr.splitlines()
+        kind, _, message = error.partition("(")
+        assert f"which {sys.executable} cannot import: {kind}: {message[1:10]}" in last
+        assert "Install or repair it there" in last
+        assert before == [] or program[0] == "-c"
+
+
 # --- In this process: what torch and the system may say ---
 
 

@@ -5,7 +5,21 @@ right at the limits. ``MishCuda``, ``MishCudaFunction``, ``mish_forward`` and ``
 the names of the old mish-cuda package.
 """
 
+try:
+    import torch as _torch  # noqa: F401
+except (ImportError, OSError) as error:  # missing, or a library of it is
+    import sys
+
+    # With its name, `python -m mish_cuda` tells this in a line, without a traceback.
+    raise ImportError(
+        f"mish_cuda needs torch, which {sys.executable} cannot import: "
+        f"{type(error).__name__}: {error}. Install or repair it there: "
+        "https://pytorch.org/get-started/locally/",
+        name=__name__,
+    ) from error
+
 from .conversion import Conversion, convert, override_torch, revert
+from .conversion import converted_mish as converted_mish  # for pickles of converted models
 from .functional import (
     MishCudaFunction,
     backend,

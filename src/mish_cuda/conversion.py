@@ -30,11 +30,13 @@ class Conversion:
         changed: by qualified name, the class (of a function: the function itself) before and after.
         left_alone: by qualified name, why what looked like an activation to replace has stayed.
         retrain: the names in ``changed`` that compute another function than before.
+        hint: what else to try where ``convert`` found no Mish.
     """
 
     changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     left_alone: dict[str, str] = field(default_factory=dict)
     retrain: list[str] = field(default_factory=list)
+    hint: str = field(default="", compare=False)
 
     def __repr__(self) -> str:
         lines = [f"{len(self.changed)} replaced"]
@@ -46,6 +48,8 @@ class Conversion:
         if self.retrain:
             lines.append(f"{len(self.retrain)} compute another function now: train the model again")
             lines += [f"  {name}" for name in self.retrain]
+        if self.hint:
+            lines.append(self.hint)
         return "\n".join(lines)
 
 
@@ -69,7 +73,8 @@ def convert(
             the function ``F.mish``, and layers whose class derives from ``nn.Mish`` or has "mish"
             in its name, if they have no parameters or buffers and when tried out, in training and
             in evaluation, have the values and slopes of Mish. Of other classes exactly the
-            instances are meant; they compute something else, so the model must be trained again.
+            instances are meant, which when tried out must be elementwise; they compute something
+            else, so the model must be trained again.
         where: which ones: a pattern for qualified names, in which ``*`` stands for anything, dots
             included (``fnmatch``, case sensitive); or a function of the name and the activation.
 
@@ -100,10 +105,7 @@ def convert(
             result.add(place, converted_mish)
         elif obstacle := _obstacle(place):
             if isinstance(value, classes):
-                raise ValueError(
-                    f"convert: expected activations that can be replaced, but {place.name!r} "
-                    f"({_title(type(value))}) {obstacle}. Leave it out by means of `where`."
-                )
+                raise _irreplaceable(place, obstacle)
             result.report.left_alone[place.name] = obstacle
         else:
             difference, inplace = _compare(value)
@@ -111,8 +113,10 @@ def convert(
                 result.report.left_alone[place.name] = (
                     f"{difference}; to replace it nevertheless, name {_title(type(value))} in from_"
                 )
-            else:
-                result.add(place, Mish(inplace), difference)
+                continue
+            if difference and (obstacle := _not_elementwise(value)):
+                raise _irreplaceable(place, obstacle)
+            result.add(place, Mish(inplace), difference)
     if (
         not names
         and _is_wanted(model, classes)
@@ -125,6 +129,8 @@ def convert(
             f"convert: expected `where` to match the name of an activation, got {where!r}. "
             f"Their names: {there or 'there is none'}."
         )
+    if not names and nn.Mish in classes:
+        return Conversion(hint=_NOTHING_FOUND)
     return result.carry_out()
 
 
@@ -216,6 +222,8 @@ def converted_mish(input: Tensor, inplace: bool = False) -> Tensor:
     """``mish`` in the place of ``F.mish``: a function of its own, by which ``revert`` knows it."""
     return mish(input, inplace)
 
+
+converted_mish.__module__ = "mish_cuda"  # pickles name the public path
 
 _FUNCTIONS = (F.mish, mish, converted_mish)
 
@@ -316,6 +324,34 @@ def _try_out(function: Callable[[Tensor], Tensor], points: Tensor) -> tuple[Tens
     return torch.stack([y.detach(), slope]), not torch.equal(x, points)
 
 
+def _not_elementwise(module: nn.Module) -> str | None:
+    """Why it is no elementwise function, as the rest of a sentence; None if a trial lets it pass.
+
+    Of 128 numbers one is changed, and then no other result may change. Random numbers stay, and so
+    does the sign, by which RReLU decides how many to draw.
+    """
+    x = torch.linspace(-3, 3, 128, dtype=torch.float32, device="cpu").reshape(2, 4, 4, 4)
+    one = (1, 1, 1, 2)  # no place that mirroring or shuffling leaves as it is
+    other = x.clone()
+    other[one] = 9
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            before, after = _values(module, x), _values(module, other)
+        if before.shape != x.shape:
+            return f"makes the shape {tuple(before.shape)} of {tuple(x.shape)}"
+        after[one] = before[one]
+        if not torch.equal(before.nan_to_num(), after.nan_to_num()):
+            return "computes a result from several elements, so it is no elementwise function"
+    except Exception as error:
+        return f"fails when tried out on {tuple(x.shape)} ({type(error).__name__}: {error})"
+    return None
+
+
+def _values(module: nn.Module, x: Tensor) -> Tensor:
+    with torch.random.fork_rng(devices=()):
+        return module.forward(x.clone())  # type: ignore[no-any-return]
+
+
 # --- Replacing ---
 
 _REPLACED = "_replaced"  # the attribute in which a layer keeps what it has replaced
@@ -366,6 +402,10 @@ def _hand_over(old: nn.Module, new: nn.Module) -> None:
 
 # --- Messages ---
 
+_NOTHING_FOUND = (
+    "no layer or attribute is Mish; for calls of F.mish there is mish_cuda.override_torch()"
+)
+
 
 def _kind(value: Any) -> Any:
     return value if isinstance(value, FunctionType) else type(value)
@@ -373,6 +413,13 @@ def _kind(value: Any) -> Any:
 
 def _title(kind: Any) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _irreplaceable(place: _Place, obstacle: str) -> ValueError:
+    return ValueError(
+        f"convert: expected activations that can be replaced, but {place.name!r} "
+        f"({_title(type(place.value))}) {obstacle}. Leave it out by means of `where`."
+    )
 
 
 def _itself(name: str, model: nn.Module, instead: str) -> str:
