@@ -86,7 +86,7 @@ def _run(args: argparse.Namespace, command: str) -> int:
         rows = plan.Run(progress, args.limit, pool.map).rows()
     results.write(args.csv, facts, rows)
     ok = _print(*results.read(args.csv), console)
-    console.print(f"Data: {args.csv}, {_plot(args.csv, rows)}")
+    console.print(f"Data: {args.csv}, {_plot(args.csv, facts, rows)}")
     return 0 if ok else 1
 
 
@@ -100,7 +100,7 @@ def _table(args: argparse.Namespace) -> int:
         print(tables.error_markdown(judge(rows)), facts.summary(), tables.NOTES, sep="\n\n")
     else:
         _print(facts, rows, Console(highlight=False))
-        _plot(args.csv, rows)
+        _plot(args.csv, facts, rows)
     return 0
 
 
@@ -117,7 +117,7 @@ def _print(facts: environment.Environment, rows: Sequence[results.Row], console:
     return broken == 0
 
 
-def _plot(csv: Path, rows: Sequence[results.Row]) -> Path:
+def _plot(csv: Path, facts: environment.Environment, rows: Sequence[results.Row]) -> Path:
     path = csv.with_suffix(".png")
-    plots.draw(rows, path)
+    plots.draw(facts, rows, path)
     return path

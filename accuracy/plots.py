@@ -11,13 +11,15 @@ from accuracy.formats import FP32
 from accuracy.paths import NATIVE
 from accuracy.reference import FUNCTIONS
 from accuracy.results import Row
-from benchmarks.plots import COLOURS, INK, Picture, save, style
+from benchmarks.environment import Environment
+from benchmarks.plots import COLOURS, INK, WIDTH, Picture, put_title, save, sign, style
 
 
-def draw(rows: Iterable[Row], path: Path) -> None:
+def draw(facts: Environment, rows: Iterable[Row], path: Path) -> None:
     """Write the picture as what the end of `path` says, png or svg."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for picture in pictures(rows):
+        sign(picture, facts.summary())
         save(picture, path)
 
 
@@ -37,7 +39,7 @@ def pictures(rows: Iterable[Row]) -> list[Picture]:
     if not ours:
         return []
     left, right = min(row.low for row in rows), max(row.high for row in rows)
-    figure = Figure(figsize=(9, 8), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 7.5), layout="constrained")
     axes = figure.subplots(len(FUNCTIONS), 1, sharex=True)
     for function, axis in zip(FUNCTIONS, axes, strict=True):
         for name, label in ((NATIVE, NATIVE), (ours[0], "mish_cuda")):
@@ -55,14 +57,15 @@ def pictures(rows: Iterable[Row]) -> list[Picture]:
                     ls="--",
                     lw=0.8,
                 )
-        axis.set(xlim=(left, right), ylim=(0.3, 1e4), yscale="log")
+        axis.set(xlim=(left, right), ylim=(0.3, 1e4), yscale="log", ylabel="ULP", title=function)
         axis.yaxis.set_major_formatter("{x:g}")
-        axis.set_ylabel(f"largest error of {function}, ULP")
     axes[0].legend(loc="upper right")
-    title = "Error of Mish in float32"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    title = "Largest error of Mish in float32"
+    put_title(figure, title)
     axes[-1].set_xlabel(
-        "x  (f' is zero at -1.19, f'' at -2.26 and 1.49: an ULP shrinks to nothing there)"
+        "x\nAn ULP shrinks to nothing at the zeros of f' (-1.19)\n"
+        "and f'' (-2.26 and 1.49). Where no dashed line is,\n"
+        "the bound is absolute."
     )
     words = f"Largest error of f, f' and f'' in ULP over x, of F.mish and mish_cuda ({ours[0]})"
     return [Picture("error", title, words, figure)]

@@ -85,7 +85,8 @@ STYLE: Any = {
 }
 
 SIZES = (65_536, 2**20, 2**24)  # of the speed-up bars
-_WIDTH = 4.6  # inches, of all but the overview
+WIDTH = 4.6  # inches: text of 10 points is legible where a telephone shows a picture so wide
+_PANEL = 3.0  # inches, of each panel of the overview
 _CHARACTER = 5.5 / 72  # inches, about
 _ROW = 0.24  # inches from one bar to the next
 _GAP = 0.065  # of an axis, between two labels of lines
@@ -144,6 +145,12 @@ def draw(results: Sequence[Result], sizes: Sequence[int]) -> tuple[list[Picture]
     return [picture for _, _, pictures in kinds for picture in pictures], missing
 
 
+def put_title(figure: Figure, title: str) -> None:
+    """Above all panels, on as many lines as it takes."""
+    wrapped = textwrap.fill(title, int(11 * figure.get_figwidth()))
+    figure.suptitle(wrapped, x=0.01, ha="left", fontsize=11)
+
+
 @style()
 def sign(picture: Picture, text: str) -> None:
     """Say in small print below a picture where its data are from."""
@@ -183,22 +190,30 @@ def inline(picture: Picture, prefix: str) -> str:
 
 @style()
 def overview(results: Iterable[Result], sizes: Sequence[int]) -> list[Picture]:
-    """Speed-up of forward and backward, one panel for each size; on the fewest threads."""
-    bars = _speed_up_bars(results, ("forward", "backward"))
-    if not bars:
+    """Speed-up of forward and backward, one panel for each size; on the fewest threads.
+
+    What was measured at any size has its row in all panels, so that they are read across.
+    """
+    directions: tuple[Direction, ...] = ("forward", "backward")
+    found = _speed_up_bars(results, directions)
+    if not found:
         return []
-    fewest = min(threads for threads, _ in bars)
-    of_size = {size: group for (threads, size), group in bars.items() if threads == fewest}
+    fewest = min(threads for threads, _ in found)
+    of_size = {size: bars for (threads, size), bars in found.items() if threads == fewest}
     chosen = _measured(sizes, of_size)
-    figure = _figure(9, 0.9 + max(_height(of_size[size]) for size in chosen))
-    width = 9 / len(chosen)
+    measured = {(bar.group, bar.label) for size in chosen for bar in of_size[size]}
+    rows = [row for row in itertools.product(DTYPES, directions) if row in measured]
+    drawn = {size: _in_rows(of_size[size], rows) for size in chosen}
+    width = max(WIDTH, _PANEL * len(chosen))
+    figure = _figure(width, 0.9 + _height(drawn[chosen[0]]))
     panels = figure.subplots(1, len(chosen), sharex=True, sharey=True, squeeze=False)[0]
-    for size, axes in zip(chosen, panels, strict=True):
-        _draw_bars(axes, of_size[size], width, one="F.mish")
+    for (size, bars), axes in zip(drawn.items(), panels, strict=True):
+        _draw_bars(axes, bars, width / len(chosen), one="F.mish")
         axes.set_title(f"{format_size(size)} elements")
-    panels[0].set_xlim(0, _end([bar for size in chosen for bar in of_size[size]], width))
+    every = [bar for bars in drawn.values() for bar in bars]
+    panels[0].set_xlim(0, _end(every, width / len(chosen), one="F.mish"))
     title = f"mish_cuda against F.mish: how many times as fast{_on(fewest)}"
-    _title(figure, title, fontsize=13, weight="bold")
+    put_title(figure, title)
     words = "; ".join(f"{format_size(size)} elements: {_words(of_size[size])}" for size in chosen)
     return [Picture("overview", title, words, figure)]
 
@@ -251,11 +266,11 @@ def rates(results: Iterable[Result]) -> list[Picture]:
         groups, key=lambda key: (key[0], directions.index(key[1]), dtypes.index(key[2]))
     ):
         rows = groups[threads, direction, dtype]
-        figure = _figure(_WIDTH, 3.4)
+        figure = _figure(WIDTH, 3.4)
         axes = figure.subplots()
         _draw_rates(axes, rows)
         title = f"{direction}, {dtype}{_on(threads)}"
-        _title(figure, f"{title}: GB/s over elements")
+        put_title(figure, title)
         best = max(rows, key=lambda r: r.gigabytes_per_second)
         words = (
             f"GB/s of {', '.join(dict.fromkeys(r.cell.provider for r in rows))} over the number of "
@@ -302,14 +317,14 @@ def networks(results: Iterable[Result]) -> list[Picture]:
         if not panels:
             continue
         heights = [_height(bars) for bars in panels.values()]
-        figure = _figure(_WIDTH, sum(heights) + 0.3 * len(panels) + 0.4)
+        figure = _figure(WIDTH, sum(heights) + 0.3 * len(panels) + 0.4)
         drawn = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
         for axes, (name, bars) in zip(drawn, panels.items(), strict=True):
-            _draw_bars(axes, bars, _WIDTH)
+            _draw_bars(axes, bars, WIDTH)
             axes.set_title(name)
         batch = "x".join(map(str, shape))
         title = f"{network}, {dtype}, batch {batch}{_on(threads)}"
-        _title(figure, title)
+        put_title(figure, title)
         words = "; ".join(f"{name}: {_words(bars)}" for name, bars in panels.items())
         pictures.append(Picture(_slug(title), title, words, figure))
     return pictures
@@ -364,6 +379,12 @@ def _speed_up_bars(
     return {key: group for key, group in bars.items() if group}
 
 
+def _in_rows(bars: Iterable[Bar], rows: Iterable[tuple[str, str]]) -> list[Bar]:
+    """A bar for each group and label of `rows`, those without one saying so."""
+    found = {(bar.group, bar.label): bar for bar in bars}
+    return [found.get(row) or Bar(*row, 0, "not measured", MUTED) for row in rows]
+
+
 def _measured(sizes: Iterable[int], found: Iterable[int]) -> list[int]:
     """Those of `sizes` that were found; if none was, the largest found."""
     found = set(found)
@@ -388,10 +409,10 @@ def _bar(result: Result, value: float, text: str) -> Bar:
 
 
 def _bars_picture(name: str, title: str, bars: Sequence[Bar], one: str = "") -> Picture:
-    figure = _figure(_WIDTH, 0.5 + _height(bars) + (_ROW if one else 0))
+    figure = _figure(WIDTH, 0.5 + _height(bars) + (_ROW if one else 0))
     axes = figure.subplots()
-    _draw_bars(axes, bars, _WIDTH, one)
-    _title(figure, title)
+    _draw_bars(axes, bars, WIDTH, one)
+    put_title(figure, title)
     return Picture(_slug(name), title, _words(bars), figure)
 
 
@@ -402,21 +423,28 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _title(figure: Figure, title: str, **font: Any) -> None:
-    wrapped = textwrap.fill(title, int(11 * figure.get_figwidth()))
-    figure.suptitle(wrapped, **{"x": 0.01, "ha": "left", "fontsize": 11, **font})
-
-
 def _height(bars: Sequence[Bar]) -> float:
     """Inches for bars and for the names of their groups."""
     return _ROW * (len(bars) + len({bar.group for bar in bars if bar.group}))
 
 
-def _end(bars: Sequence[Bar], width: float) -> float:
+def _end(bars: Sequence[Bar], width: float, one: str) -> float:
     """Where an axis has to end for the texts to fit, if names and axis have so many inches."""
     width = max(width - _CHARACTER * max(len(_shorten(bar.label)) for bar in bars) - 0.2, 1)
-    ends = [bar.value / max(1 - _CHARACTER * (len(bar.text) + 1) / width, 0.3) for bar in bars]
+    texts = [(_place(bar, one), bar.text) for bar in bars]
+    if one:
+        texts.append((1, _at_one(one)))
+    ends = [place / max(1 - _CHARACTER * (len(text) + 1) / width, 0.3) for place, text in texts]
     return max(ends) or 1
+
+
+def _place(bar: Bar, one: str) -> float:
+    """Where the text of a bar begins: not left of the line at 1, which would go through it."""
+    return max(bar.value, 1) if one else bar.value
+
+
+def _at_one(one: str) -> str:
+    return f"1x: {one}"
 
 
 def _draw_bars(axes: Axes, bars: Sequence[Bar], width: float, one: str = "") -> None:
@@ -436,7 +464,7 @@ def _draw_bars(axes: Axes, bars: Sequence[Bar], width: float, one: str = "") -> 
         for bar in members:
             axes.annotate(
                 bar.text,
-                (bar.value, row),
+                (_place(bar, one), row),
                 xytext=(4, 0),
                 textcoords="offset points",
                 va="center",
@@ -448,14 +476,14 @@ def _draw_bars(axes: Axes, bars: Sequence[Bar], width: float, one: str = "") -> 
     axes.barh(rows, [bar.value for bar in bars], height=0.8, color=[bar.colour for bar in bars])
     axes.set_yticks(rows, [_shorten(bar.label) for bar in bars])
     axes.tick_params(axis="y", length=0)
-    axes.set_xlim(0, _end(bars, width))
+    axes.set_xlim(0, _end(bars, width, one))
     axes.set_ylim(row - 0.5 + bool(one), -0.6)
     axes.grid(visible=False)
     axes.xaxis.set_visible(False)  # each bar says its value
     axes.spines[["left", "bottom"]].set_visible(False)
     if one:
         axes.annotate(
-            f"1x: {one}",
+            _at_one(one),
             (1, row),
             xytext=(4, 0),
             textcoords="offset points",
@@ -469,7 +497,8 @@ def _draw_rates(axes: Axes, rows: Sequence[Result]) -> None:
     """Medians, between p20 and p80, with the name of each line at its end."""
     from matplotlib.ticker import LogLocator
 
-    axes.set(xscale="log", yscale="log")
+    axes.set(xscale="log", yscale="log", ylabel="GB/s")
+    axes.set_xlabel("elements (K: 2^10, M: 2^20)")
     ends = {}
     for provider, line in _group(rows, lambda r: r.cell.provider).items():
         line = sorted(line, key=lambda r: r.cell.numel)

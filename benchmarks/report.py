@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plot, plots, report_tables, sources
+from benchmarks import plot, plots, report_tables, sources, units
 from benchmarks.environment import Environment
 from benchmarks.plots import Picture
 from benchmarks.report_tables import Table
@@ -17,7 +17,6 @@ from benchmarks.sources import Source, Unreadable, complain
 
 TITLE = "Benchmarks of mish_cuda"
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
-_WIDE = 6  # inches from which a picture has a line of its own
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def html(sections: Sequence[Section]) -> str:
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
-        title=TITLE, sections=sections, colours=plots.ON_PAGES, inline=plots.inline, wide=_WIDE
+        title=TITLE, sections=sections, colours=plots.ON_PAGES, inline=plots.inline
     )
 
 
@@ -124,9 +123,8 @@ def _facts(facts: Environment) -> dict[str, str]:
 
 
 def _markdown(table: Table) -> str:
-    rule = ["---" if column < table.names else "---:" for column in range(len(table.header))]
     header, *rows = ([_escape(text) for text in row] for row in (table.header, *table.rows))
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+    return units.markdown(header, rows)
 
 
 def _escape(text: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
+import re
 from pathlib import Path
 
 import mpmath
@@ -13,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from accuracy import bounds, checks, cli, paths, plan, reference, results, tables
+from accuracy import bounds, checks, cli, paths, plan, plots, reference, results, tables
 from accuracy.bounds import Bound, Region
 from accuracy.errors import Errors, Judge, difference
 from accuracy.formats import BF16, FORMATS, FP16, FP32, FP64, Bits, Format
@@ -295,6 +297,15 @@ def test_regions_tell_zeros_apart() -> None:
     assert Region(-3, 0, Bound()).holds(-1, 0)
     assert not Region(-3, 0, Bound()).holds(0, 1)
     assert Region(math.nan, math.nan, Bound()).holds(math.nan, math.nan)
+
+
+def test_picture_says_where_its_data_are_from(tmp_path: Path) -> None:
+    facts = dataclasses.replace(ENVIRONMENT, device="a device", mish_cuda="1.2.3", date="a day")
+    row = Row("f", "AVX2", "fp32", FP32.judged_in, -1.0, 1.0, 3, Errors(3, 0.5))
+    plots.draw(facts, [row], tmp_path / "new" / "a.svg")
+    text = " ".join(re.findall(r">([^<]+)</text>", (tmp_path / "new" / "a.svg").read_text()))
+    for fact in ("a device", "mish_cuda 1.2.3", "a day"):
+        assert fact in text
 
 
 @needs_extension

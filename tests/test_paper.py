@@ -25,7 +25,7 @@ from scipy import stats
 from torch import Tensor
 
 from benchmarks.environment import collect
-from benchmarks.paper import cifar, cli, data, pictures, published, tables, training
+from benchmarks.paper import cifar, cli, data, pictures, plots, published, tables, training
 from benchmarks.paper.protocol import ACTIVATIONS, Settings
 from benchmarks.paper.records import Checkpoint, Epoch, Journal, Run, read
 from benchmarks.paper.statistics import Sample, comparisons, holm, samples
@@ -537,6 +537,17 @@ def test_the_derivatives_drawn_are_derivatives() -> None:
     for y, derivative in ((f, slope), (slope, curvature)):
         numeric = np.gradient(y[:, 1], y[:, 0])
         np.testing.assert_allclose(derivative[1:-1, 1], numeric[1:-1], atol=2e-5)
+
+
+@pytest.mark.parametrize(("value", "text"), [(-0.04, "0.0"), (-0.06, "-0.1"), (7.0, "7.0")])
+def test_ends_of_a_landscape_have_no_negative_zero(value: float, text: str) -> None:
+    assert pictures._one_digit(value) == text
+
+
+def test_plots_of_a_comparison_have_titles(uninterrupted: Path) -> None:
+    study = read(uninterrupted)
+    for picture in (plots.accuracies(study), plots.curves(study)):
+        assert picture.figure.get_suptitle().replace("\n", " ") == picture.title
 
 
 def test_random_networks_differ_in_the_activation_alone() -> None:

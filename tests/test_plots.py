@@ -11,12 +11,13 @@ from matplotlib import image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.transforms import BboxBase
 
 from accuracy import results as accuracy_results
 from accuracy.errors import Errors
 from accuracy.formats import FP32
 from accuracy.results import Row
-from benchmarks import cli, plots
+from benchmarks import cli, plots, sources
 from benchmarks.cells import COMPILED, DTYPES, SURROUNDINGS, Cell, Direction, compiled_provider
 from benchmarks.environment import Environment
 from benchmarks.plots import Picture
@@ -139,6 +140,62 @@ def test_the_overview_has_forward_and_backward() -> None:
     assert plots.overview(pair(4.0, "forward+backward"), [65_536]) == []
 
 
+def test_panels_of_the_overview_have_their_rows_in_common() -> None:
+    """Also where not all of them were measured at each size."""
+    small = [*pair(2.0), *pair(3.0, "backward"), *pair(4.0, "backward", dtype="fp64")]
+    large = [*pair(5.0, size=2**20), *pair(6.0, size=2**20, dtype="bf16")]
+    for rows in ([*small, *large], [*large, *small]):
+        (picture,) = plots.overview(rows, plots.SIZES)
+        left, right = map(labelled_bars, picture.figure.axes)
+        labels = ["forward", "backward", "forward", "backward"]  # fp32, bf16, fp64
+        assert left == list(zip(labels, [2, 3, 0, 4], strict=True))
+        assert right == list(zip(labels, [5, 0, 6, 0], strict=True))
+        assert [text for text, _ in texts_of(picture.figure)].count("not measured") == 3
+        assert picture.text == (
+            "65,536 elements: fp32 forward 2.0x, fp32 backward 3.0x, fp64 backward 4.0x; "
+            "1 M elements: fp32 forward 5.0x, bf16 forward 6.0x"
+        )
+
+
+@pytest.mark.parametrize("name", ["epyc-avx512/claims.csv", "xeon-avx512/cpu.csv"])
+def test_each_bar_is_in_view_beside_its_label(name: str) -> None:
+    (source,) = sources.read([RESULTS / name])
+    pictures, _ = plots.draw(source.speeds, plots.SIZES)
+    found = [
+        labelled_bars(axes)
+        for picture in [*plots.overview(source.speeds, plots.SIZES), *pictures]
+        for axes in picture.figure.axes
+    ]
+    assert any(found)
+
+
+def labelled_bars(axes: Axes) -> list[tuple[str, float]]:
+    """Label and width of each bar. All are in view, and each has the tick at its height."""
+    if not axes.patches:
+        return []
+    low, high = sorted(axes.get_ylim())
+    ticks = axes.get_yticks()
+    labels = axes.yaxis.get_major_formatter().format_ticks(ticks)
+    found = []
+    for bar, tick, label in zip(axes.patches, ticks, labels, strict=True):
+        bottom, top = bar.get_y(), bar.get_y() + bar.get_height()
+        assert low <= bottom < tick < top <= high
+        assert bar.get_width() <= axes.get_xlim()[1]
+        found.append((label, bar.get_width()))
+    return found
+
+
+@pytest.mark.parametrize("ratio", [0.02, 0.9, 1.0, 200.0])
+def test_what_the_line_at_1_means_is_in_view(ratio: float) -> None:
+    """However long the bars are, and the line goes through no text."""
+    for picture in (*plots.speed_ups(pair(ratio), [65_536]), *plots.overview(pair(ratio), [7])):
+        (axes,) = picture.figure.axes
+        boxes = dict(texts_of(picture.figure))
+        line = axes.transData.transform((1, 0))[0]
+        for text in ("1x: F.mish", f"{ratio:.1f}x"):
+            assert line < boxes[text].x0 < boxes[text].x1 <= picture.figure.bbox.x1
+
+
 def test_under_torch_compile_f_mish_is_compiled_too() -> None:
     seconds = {"F.mish": 6.0, "decomposition": 2.0, "kernel": 3.0}
     rows = [
@@ -165,6 +222,8 @@ def test_rates_are_bytes_over_median_time_with_the_copy_as_a_dashed_line() -> No
     assert list(ours.get_ydata()) == pytest.approx([512 * 8 / 2e3, 4096 * 8 / 2e3])
     assert list(copy.get_ydata()) == pytest.approx([512 * 8 / 1e3, 4096 * 8 / 1e3])
     assert (ours.get_linestyle(), copy.get_linestyle()) == ("-", "--")
+    assert axes_of(picture).get_ylabel() == "GB/s"
+    assert axes_of(picture).get_xlabel().startswith("elements")
 
 
 def test_rates_leave_out_what_is_no_sweep() -> None:
@@ -254,7 +313,7 @@ def test_no_text_leaves_the_picture_or_covers_another(name: str, tmp_path: Path)
             assert not box.padded(-2).overlaps(covered.padded(-2)), (picture.name, text, other)
 
 
-def texts_of(figure: Figure) -> list[tuple[str, object]]:
+def texts_of(figure: Figure) -> list[tuple[str, BboxBase]]:
     """What can be read, and where it is."""
     figure.draw_without_rendering()
     texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]

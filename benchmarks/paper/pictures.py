@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import mish_cuda
 from benchmarks.networks import ACTIVATIONS as MODULES
 from benchmarks.paper.protocol import ACTIVATIONS
-from benchmarks.plots import INK, OURS, THEIRS, Picture, style
+from benchmarks.plots import INK, OURS, THEIRS, Picture, put_title, style
 
 SIDE = 400  # points of the landscape along each axis
 REACH = 3.0  # they go from -REACH to REACH
@@ -72,10 +72,11 @@ def landscape(seed: int = 1) -> Picture:
         step = 2 * REACH / SIDE
         shaded = light.shade(height, colormaps["viridis"], blend_mode="soft", dx=step, dy=step)
         axes.imshow(shaded, origin="lower", extent=(-REACH, REACH, -REACH, REACH))
-        axes.set_title(f"{name}: from {output.min().item():.1f} to {output.max().item():.1f}")
+        low, high = (_one_digit(end.item()) for end in (output.min(), output.max()))
+        axes.set_title(f"{name}: from {low} to {high}")
         axes.grid(visible=False)
     title = "Output of a random network of five layers over its two inputs, lit from the top left"
-    figure.suptitle(title, x=0.01, ha="left")
+    put_title(figure, title)
     return Picture("landscape", title, "ReLU creases the plane, Swish and Mish bend it", figure)
 
 
@@ -93,6 +94,11 @@ def random_network(activation: str, seed: int) -> nn.Module:
         nn.init.normal_(layer.bias, generator=generator)
         layers += [layer, MODULES[ACTIVATIONS[activation]]()]
     return nn.Sequential(*layers[:-1])
+
+
+def _one_digit(value: float) -> str:
+    """With one digit after the point; a negative number that rounds to zero without its sign."""
+    return f"{round(value, 1) + 0.0:.1f}"
 
 
 def _derivative(y: Tensor, x: Tensor) -> Tensor:

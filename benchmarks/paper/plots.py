@@ -14,7 +14,7 @@ from benchmarks.paper import published, tables
 from benchmarks.paper.protocol import ACTIVATIONS
 from benchmarks.paper.records import Study
 from benchmarks.paper.statistics import samples
-from benchmarks.plots import COLOURS, MUTED, PAPER, Picture, style
+from benchmarks.plots import COLOURS, MUTED, PAPER, Picture, put_title, style
 
 # Those of the same functions in the other pictures; ReLU, which has none there, is grey.
 OF_ACTIVATION = {name: COLOURS.get(ours, MUTED) for name, ours in ACTIVATIONS.items()}
@@ -48,14 +48,14 @@ def curves(study: Study) -> Picture:
         axes.set_xlabel("epoch; lines: means over the seeds; bands: ± standard deviation")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     title = tables.title(study)
-    figure.suptitle(title, x=0.01, ha="left")
+    put_title(figure, title)
     return Picture("curves", title, tables.verdict(study.runs), figure)
 
 
 @style()
 def accuracies(study: Study) -> Picture:
     """Final accuracies, in a panel of their own beside those that the paper's author published."""
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    figure = Figure(figsize=(10, 3.5), layout="constrained")
     ours, *theirs = figure.subplots(1, 4, sharey=True, width_ratios=(1.6, 1, 1, 1))
     found = samples(study.runs)
     for sample in found:
@@ -66,7 +66,8 @@ def accuracies(study: Study) -> Picture:
         ours.plot(sample.accuracies, heights, ".", color=colour, alpha=0.6)
         _mark(ours, place, sample.mean, sample.std, colour)
     ours.set_title(
-        f"{study.settings.dataset}, measured here:\nmean ± standard deviation, seeds as dots"
+        f"measured here: {study.settings.dataset}, SE-ResNet-18,\n"
+        "mean ± standard deviation, seeds as dots"
     )
     ours.set_xlabel("accuracy, %")
     ours.set_yticks(range(len(ACTIVATIONS)), list(ACTIVATIONS))
@@ -87,8 +88,10 @@ def accuracies(study: Study) -> Picture:
         axes.set_title(name)
         axes.set_xlabel("accuracy, %")
         axes.margins(x=0.15)
+    title = "Accuracy on the test images, measured here and published by the paper's author"
+    put_title(figure, title)
     words = "; ".join(f"{s.activation} {tables.spread(s.mean, s.std)}" for s in found)
-    return Picture("accuracy", tables.title(study), words, figure)
+    return Picture("accuracy", title, words, figure)
 
 
 def _draw_spread(axes: Axes, values: NDArray[np.float64], colour: str, label: str) -> None:
