@@ -21,6 +21,10 @@ Direction = Literal[
     "inference",
 ]
 
+Suite = Literal["kernels", "compiled", "claims", "gpu", "models"]
+# Providers side by side, by `run` and by `python -m gpu`.
+GRIDS: tuple[Suite, ...] = ("kernels", "gpu")
+
 DTYPES: dict[str, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -115,7 +119,7 @@ class Cell:
 class Group:
     """Cells timed in turn, round after round, so that a slow spell of the machine hits them all."""
 
-    suite: Literal["kernels", "compiled", "claims", "gpu", "models"]
+    suite: Suite
     cells: tuple[Cell, ...]
     min_rounds: int = 3
 

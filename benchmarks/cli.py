@@ -8,10 +8,20 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import compare, models, plot, report, run, table
-from benchmarks.recording import INTERRUPTED
+from benchmarks.exits import watch
+from benchmarks.sources import Unreadable
 
 # What only some commands import, and only when they run.
 _OPTIONAL = ("jinja2", "matplotlib", "numpy", "rich")
+
+EPILOG = """\
+exit status:
+  0    all went well
+  1    run, models: something could not be measured; compare: something got slower
+  2    an argument or a file is not what was expected, or a package is missing
+  3    compare: nothing got slower, but all rows of a provider are missing
+  130  Ctrl-C; what was measured is kept
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Benchmarks of mish_cuda. `COMMAND --help` says more of each.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for module in (run, models, table, compare, plot, report):
@@ -27,21 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.command = shlex.join(["python", "-m", "benchmarks", *argv])  # for the file of results
     try:
-        status: int = args.function(args)
-    except ModuleNotFoundError as error:
-        name = (error.name or "").partition(".")[0]
-        if name not in _OPTIONAL:
-            raise
-        print(
-            f"{parser.prog}: expected the Python package {name}, which is not installed. "
-            "It comes with the extra bench: pip install --no-build-isolation -e '.[bench]'",
-            file=sys.stderr,
-        )
-        return 2
-    except KeyboardInterrupt:  # while drawing: `run` and `models` see to their own
-        print("Interrupted.", file=sys.stderr)
-        return INTERRUPTED
-    except OSError as error:
+        # `run` and `models` see to Ctrl-C themselves, but for while they draw their tables.
+        return watch(lambda: args.function(args), parser.prog, _OPTIONAL, "bench")
+    except (OSError, Unreadable) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
-    return status

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks import results
+from benchmarks import sources
 from benchmarks.cells import Cell
 from benchmarks.environment import Environment
 from benchmarks.results import Result
+from benchmarks.sources import Unreadable, complain
 from benchmarks.units import format_seconds, markdown
 
 DESCRIPTION = """\
@@ -28,12 +27,14 @@ The times of other providers show whether the machine was the same: F.mish and
 copy do not change with this library.
 
 exit status: 0 if nothing got slower, 1 if something did, 2 if the files cannot
-be compared
+be compared, 3 if nothing got slower, but NEW.csv lacks all rows that OLD.csv has
+of a provider
 """
 
 Verdict = Literal["slower", "faster", "unclear", "same"]
 _DECIDED: tuple[Verdict, ...] = ("slower", "faster")
 Key = tuple[str, Cell]  # suite, cell
+SLOWER, MISSING = 1, 3  # exit statuses
 
 # Facts that may differ between runs that are meant to be compared, but say nothing.
 _IRRELEVANT = ("date", "command")
@@ -74,6 +75,13 @@ class Comparison:
     only_new: tuple[Result, ...]
     facts: tuple[tuple[str, str, str], ...]
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Providers of the old file of which no row can be judged."""
+        judged = {change.old.cell.provider for change in self.changes}
+        names = dict.fromkeys(row.cell.provider for row in self.only_old)
+        return tuple(name for name in names if name not in judged)
+
 
 def add_to(commands: Any) -> None:
     """Register the command with argparse's subparsers."""
@@ -99,18 +107,28 @@ def add_to(commands: Any) -> None:
         help="compare these alone, as mish_cuda (default: all)",
     )
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
-    parser.set_defaults(function=partial(_compare, parser.prog))
+    parser.set_defaults(function=_compare)
 
 
 def compare(old: Path, new: Path, providers: Sequence[str] | None = None) -> Comparison:
     """What two files say of the same cells, of some providers or of all.
 
     Raises:
-        OSError: a file cannot be read.
-        ValueError: a file is none of ours.
-        Incomparable: they have no row in common.
+        Unreadable: a file cannot be read, is none of ours, or holds no rows.
+        Incomparable: they have no row in common, or neither has one of the providers.
     """
-    (old_facts, old_rows), (new_facts, new_rows) = (_rows(path, providers) for path in (old, new))
+    (old_facts, old_rows), (new_facts, new_rows) = (_rows(path) for path in (old, new))
+    if providers is not None:
+        known = dict.fromkeys(cell.provider for _, cell in (*old_rows, *new_rows))
+        if unknown := [name for name in providers if name not in known]:
+            raise Incomparable(
+                f"expected providers of {old} or {new} ({', '.join(known)}), "
+                f"got {', '.join(unknown)}"
+            )
+        old_rows, new_rows = (
+            {key: row for key, row in rows.items() if row.cell.provider in providers}
+            for rows in (old_rows, new_rows)
+        )
     common = [key for key in old_rows if key in new_rows]
     if not common:
         of = f" of {', '.join(providers)}" if providers else ""
@@ -128,13 +146,9 @@ def compare(old: Path, new: Path, providers: Sequence[str] | None = None) -> Com
     )
 
 
-def _rows(path: Path, providers: Sequence[str] | None) -> tuple[Environment, dict[Key, Result]]:
-    facts, rows = results.read(path)
-    if facts is None:
-        raise Incomparable(f"{path} holds no results")
-    return facts, {
-        (r.suite, r.cell): r for r in rows if providers is None or r.cell.provider in providers
-    }
+def _rows(path: Path) -> tuple[Environment, dict[Key, Result]]:
+    facts, rows = sources.speeds(path)
+    return facts, {(r.suite, r.cell): r for r in rows}
 
 
 def _percent(text: str) -> float:
@@ -147,17 +161,23 @@ def _percent(text: str) -> float:
     return value / 100
 
 
-def _compare(prog: str, args: argparse.Namespace) -> int:
+def _compare(args: argparse.Namespace) -> int:
     try:
         comparison = compare(args.old, args.new, args.providers)
-    except (OSError, ValueError, Incomparable) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 2
+    except (Unreadable, Incomparable) as error:
+        return complain("compare", error)
     verdicts = {change: change.verdict(args.threshold) for change in comparison.changes}
     show = _print_markdown if args.markdown else _print
     show(sections(comparison, verdicts))
     print(_conclusion(verdicts, args.threshold))
-    return int("slower" in verdicts.values())
+    if comparison.missing:
+        print(
+            f"Not judged: {', '.join(comparison.missing)}. {args.new} has none of the rows that "
+            f"{args.old} has of them: measure them, or choose others with --providers."
+        )
+    if "slower" in verdicts.values():
+        return SLOWER
+    return MISSING if comparison.missing else 0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from benchmarks import graphs, memory, providers
 from benchmarks.cells import Cell, Group
 from benchmarks.providers import Inputs, make_inputs, statement
-from benchmarks.results import Failure, Measured, Result, describe
+from benchmarks.results import Failure, Interrupted, Measured, Result, Timing, describe
 from benchmarks.timing import Sampler, sampler, take_turns, threads
 
 
@@ -32,7 +32,11 @@ def measure(
 ) -> Measured:
     """Sample every cell once per round, for about `seconds` and at least `group.min_rounds`, after
     `warmup` calls of each: on the CPU by the clock, on CUDA by graphs. One that fails leaves the
-    others be."""
+    others be.
+
+    Raises:
+        Interrupted: Ctrl-C after `group.min_rounds`.
+    """
     way = way or (by_graphs if torch.device(device).type == "cuda" else by_clock)
     try:
         with_inputs = way(group.cells, device)
@@ -49,11 +53,16 @@ def measure(
                 peaks[cell] = memory.peak(timed.call, device)
         return timed.sampler()
 
-    times, failed = take_turns(group.cells, prepare, seconds, group.min_rounds)
-    return (
-        [Result(group.suite, cell, timing, peaks.get(cell)) for cell, timing in times.items()],
-        [Failure(cell, reason) for cell, reason in failed.items()],
-    )
+    def measured(times: Mapping[Cell, Timing], failed: Mapping[Cell, str]) -> Measured:
+        return (
+            [Result(group.suite, cell, timing, peaks.get(cell)) for cell, timing in times.items()],
+            [Failure(cell, reason) for cell, reason in failed.items()],
+        )
+
+    try:
+        return measured(*take_turns(group.cells, prepare, seconds, group.min_rounds))
+    except Interrupted as interruption:
+        raise Interrupted(measured(*interruption.kept)) from None
 
 
 def by_clock(cells: Sequence[Cell], device: str) -> Callable[[Cell], Timed]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.cells import Cell, Direction
@@ -55,7 +56,7 @@ def model_tables(results: Iterable[Result]) -> list[Table]:
     for title, lines in model_lines(results).items():
         table = plain_table(title, *HEADER)
         for line in lines:
-            table.add_row(*line, style="bold" if line[0] == "mish_cuda" else None)
+            table.add_row(*map(escape, line), style="bold" if line[0] == "mish_cuda" else None)
         tables.append(table)
     return tables
 

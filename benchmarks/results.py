@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import cast
+from typing import Any, cast, get_args
 
-from benchmarks.cells import DTYPES, LAYOUTS, Cell, Direction
+from benchmarks.cells import DTYPES, LAYOUTS, Cell, Direction, Suite
 from benchmarks.environment import REQUIRED, Environment
 
 
@@ -59,6 +59,17 @@ class Failure:
 Measured = tuple[list[Result], list[Failure]]
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C after enough rounds: `kept` is what the function that raises it would have returned.
+
+    Who does not catch it has a plain interruption.
+    """
+
+    def __init__(self, kept: Any) -> None:
+        super().__init__()
+        self.kept = kept
+
+
 def describe(error: Exception) -> str:
     """The kind of an error, and the first line of what it says."""
     lines = str(error).strip().splitlines()
@@ -70,17 +81,29 @@ Write = Callable[[Iterable[Result]], None]
 
 @contextmanager
 def open_writer(path: Path, environment: Environment) -> Iterator[Write]:
-    """A new CSV file at `path`, replacing an older one, and the function that adds rows to it.
+    """A CSV file at `path`, and the function that adds rows to it; the first replace an older file.
 
     Rows reach the file at once, so that an interrupted run keeps what it measured.
+
+    Raises:
+        OSError: it cannot be written; at once, not after the measuring.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    if not path.parent.exists():  # else mkdir would say of a file there that it exists
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="", encoding="utf-8") as file:  # "w" would empty it at once
         table = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
-        table.writeheader()
+        older = file.tell() > 0
+        if not older:
+            table.writeheader()
 
         def write(results: Iterable[Result]) -> None:
-            table.writerows(_to_row(result) | asdict(environment) for result in results)
+            nonlocal older
+            rows = [_to_row(result) | asdict(environment) for result in results]
+            if older and rows:
+                file.truncate(0)
+                table.writeheader()
+                older = False
+            table.writerows(rows)
             file.flush()
 
         yield write
@@ -96,14 +119,21 @@ def read(path: Path) -> tuple[Environment | None, list[Result]]:
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         try:
+            if reader.fieldnames is None:
+                raise ValueError("it is empty")
             required = {*_MEASURED_COLUMNS, *REQUIRED} - _ADDED_COLUMNS
-            if missing := required - set(reader.fieldnames or ()):
+            if missing := required - set(reader.fieldnames):
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-            rows = list(reader)
-            found = [_from_row(row) for row in rows]
+            facts, found = None, []
+            for row in reader:
+                found.append(_from_row(row))
+                facts = facts or Environment.from_row(row)
         except (ValueError, csv.Error) as error:
-            raise ValueError(f"{path} is no benchmark file, or a damaged one: {error}") from error
-    return (Environment.from_row(rows[0]) if rows else None), found
+            line = f"line {reader.line_num}: " if reader.line_num > 1 else ""
+            raise ValueError(
+                f"{path} is no benchmark file, or a damaged one: {line}{error}"
+            ) from error
+    return facts, found
 
 
 _MEASURED_COLUMNS = (
@@ -148,28 +178,70 @@ def _to_row(result: Result) -> dict[str, object]:
     }
 
 
-def _from_row(row: dict[str, str]) -> Result:
-    if None in row.values():
-        raise ValueError("a row is too short")
-    for column, known in (("dtype", DTYPES), ("layout", LAYOUTS)):
+_NAMES: dict[str, Collection[str]] = {
+    "suite": get_args(Suite),
+    "direction": get_args(Direction),
+    "dtype": DTYPES,
+    "layout": LAYOUTS,
+}
+
+
+def _from_row(row: Mapping[str, str]) -> Result:
+    """The result, checked, so that no reader has to.
+
+    Raises:
+        ValueError: a text is not what belongs in its column.
+    """
+    if None in row or None in row.values():
+        raise ValueError("expected a text for each column, got more or fewer")
+    for column, known in _NAMES.items():
         if row[column] not in known:
             raise ValueError(f"expected one of {', '.join(known)} as {column}, got {row[column]}")
     cell = Cell(
         provider=row["provider"],
         direction=cast(Direction, row["direction"]),
         dtype=row["dtype"],
-        shape=tuple(map(int, row["shape"].split("x"))),
+        shape=tuple(_whole(axis, "an axis of shape") for axis in row["shape"].split("x")),
         layout=row["layout"],
-        threads=int(row["threads"]),
+        threads=_whole(row["threads"], "threads"),
         network=row.get("network", ""),
     )
-    timing = Timing(
-        rounds=int(row["rounds"]),
-        median=float(row["median_s"]),
-        p20=float(row["p20_s"]),
-        p80=float(row["p80_s"]),
-    )
-    if not 0 < timing.median < math.inf:
-        raise ValueError(f"expected seconds as median_s, got {row['median_s']}")
+    _check_elements(cell, row)
+    p20, median, p80 = (_seconds(row, column) for column in ("p20_s", "median_s", "p80_s"))
+    if not p20 <= median <= p80:
+        raise ValueError(f"expected p20_s <= median_s <= p80_s, got {p20}, {median}, {p80}")
     peak_bytes = row.get("peak_bytes")
-    return Result(row["suite"], cell, timing, int(peak_bytes) if peak_bytes else None)
+    return Result(
+        row["suite"],
+        cell,
+        Timing(_whole(row["rounds"], "rounds"), median, p20, p80),
+        _whole(peak_bytes, "peak_bytes", least=0) if peak_bytes else None,
+    )
+
+
+def _whole(text: str, name: str, least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"expected a whole number from {least} on as {name}, got {text}")
+    return int(text)
+
+
+def _seconds(row: Mapping[str, str], column: str) -> float:
+    try:
+        value = float(row[column])
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ValueError(f"expected seconds above 0 as {column}, got {row[column]}")
+    return value
+
+
+def _check_elements(cell: Cell, row: Mapping[str, str]) -> None:
+    try:
+        elements = cell.numel
+    except (IndexError, RuntimeError, TypeError):  # axes that the layout does not suit
+        elements = 0
+    if not elements or row["numel"] != str(elements):
+        raise ValueError(
+            f"expected a shape and its numel in the layout {cell.layout}, "
+            f"got {row['shape']} and {row['numel']}"
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,6 +51,21 @@ def read(paths: Sequence[Path]) -> list[Source]:
     return sources
 
 
+def speeds(path: Path) -> tuple[Environment, list[Result]]:
+    """Where a file of `run` or `models` was measured, and its rows.
+
+    Raises:
+        Unreadable: as `read`, or it is a file of `python -m accuracy`.
+    """
+    (source,) = read([path])
+    if source.errors:
+        raise Unreadable(
+            f"{path} is a file of `python -m accuracy`, expected one of `run` or `models`. "
+            "Show it with `python -m accuracy table`, `plot` or `report`."
+        )
+    return source.facts, source.speeds
+
+
 def complain(command: str, problems: object) -> int:
     """Print what keeps a command from its work, line by line, and return the exit status."""
     for line in str(problems).splitlines():
@@ -66,8 +80,6 @@ def _read(path: Path, name: str) -> Source:
         facts, speeds = results.read(path)
         if facts is None:
             raise ValueError(f"{path} holds no rows: nothing was measured")
-        if not all(map(_is_sound, speeds)):
-            raise ValueError(f"{path} is damaged: expected times and sizes above 0")
         return Source(path, name, facts, speeds, [])
     from accuracy import results as accuracy_results
 
@@ -75,12 +87,6 @@ def _read(path: Path, name: str) -> Source:
     if not errors:
         raise ValueError(f"{path} holds no rows: nothing was measured")
     return Source(path, name, facts, [], errors)
-
-
-def _is_sound(result: Result) -> bool:
-    timing = result.timing
-    times = (timing.p20, timing.median, timing.p80)
-    return result.cell.numel > 0 and all(0 < seconds < math.inf for seconds in times)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import results
+from benchmarks import sources
 from benchmarks.environment import Environment
 from benchmarks.results import Result
+from benchmarks.sources import Unreadable, complain
 
 if TYPE_CHECKING:  # rich is imported when something is printed
     from rich.console import Console
@@ -21,7 +21,7 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser(
         "table",
         help="print a CSV file again",
-        description="Prints what `run` or `models` wrote.",
+        description="Prints what `run`, `models` or `python -m gpu` wrote.",
     )
     parser.add_argument("csv", type=Path, metavar="FILE.csv")
     parser.add_argument(
@@ -32,64 +32,60 @@ def add_to(commands: Any) -> None:
     parser.set_defaults(function=_table)
 
 
-def show(path: Path, console: Console) -> None:
-    """Print the tables of a file.
-
-    Raises:
-        OSError, ValueError: as `results.read`.
-    """
-    from benchmarks import tables
+def show(facts: Environment, rows: Sequence[Result], console: Console) -> None:
+    """Print the tables of a file, and how to read them."""
+    from benchmarks import model_tables, tables
     from benchmarks.claims import judge
 
-    facts, rows = results.read(path)
-    if facts is None:
-        console.print("Nothing was measured.")
-        return
-    kernels = tables.kernel_tables(rows)
+    kernels, models = tables.kernel_tables(rows), model_tables.model_tables(rows)
+    compiled, verdicts = tables.compiled_table(rows), judge(rows)
     for table in kernels:
         console.print(table)
     if kernels:
-        console.print(tables.kernel_notes(rows), style="dim")
-    if compiled := tables.compiled_table(rows):
+        console.print(tables.kernel_notes(rows), style="dim", markup=False)
+    if compiled:
         console.print(compiled)
-    if verdicts := judge(rows):
+    if verdicts:
         console.print(tables.claims_table(verdicts))
-    if any(row.cell.network for row in rows):
-        from benchmarks import model_tables
-
-        for table in model_tables.model_tables(rows):
-            console.print(table)
+    for table in models:
+        console.print(table)
+    if models:
         console.print(model_tables.NOTES, style="dim")
-    console.print(facts.summary())
+    if not (kernels or compiled or verdicts or models):
+        console.print(_no_table(rows))
+    console.print(facts.summary(), markup=False)
 
 
 def _table(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     try:
-        if args.markdown:
-            print(_markdown(*results.read(args.csv)))
-        else:
-            show(args.csv, Console(highlight=False))
-    except (OSError, ValueError) as error:
-        print(f"python -m benchmarks table: {error}", file=sys.stderr)
-        return 1
+        facts, rows = sources.speeds(args.csv)
+    except Unreadable as error:
+        return complain("table", error)
+    if args.markdown:
+        print(_markdown(facts, rows))
+    else:
+        show(facts, rows, Console(highlight=False))
     return 0
 
 
-def _markdown(facts: Environment | None, rows: Sequence[Result]) -> str:
-    from benchmarks import tables
+def _markdown(facts: Environment, rows: Sequence[Result]) -> str:
+    from benchmarks import model_tables, tables
+    from benchmarks.claims import judge
 
-    if facts is None:
-        return "Nothing was measured."
     parts = []
-    suites = {row.suite for row in rows}
-    if "kernels" in suites:
+    if tables.kernel_tables(rows):
         parts += [tables.kernel_markdown(rows), tables.markdown_notes(rows)]
-    if "compiled" in suites:
+    if tables.compiled_table(rows):
         parts.append(tables.compiled_markdown(rows))
-    if "models" in suites:
-        from benchmarks import model_tables
-
+    if verdicts := judge(rows):
+        parts.append(tables.claims_markdown(verdicts))
+    if model_tables.model_tables(rows):
         parts.append(model_tables.model_markdown(rows))
-    return "\n\n".join([*parts, facts.summary()])
+    return "\n\n".join([*(parts or [_no_table(rows)]), facts.summary()])
+
+
+def _no_table(rows: Sequence[Result]) -> str:
+    suites = ", ".join(dict.fromkeys(row.suite for row in rows))
+    return f"Rows that no table has: {len(rows)}, of {suites}. Claims need both sides of a ratio."

@@ -6,10 +6,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.cells import (
     COMPILED,
+    GRIDS,
     KERNEL_DIRECTIONS,
     PROVIDERS,
     SURROUNDINGS,
@@ -121,13 +124,17 @@ def _in_inputs(result: Result | None) -> str:
 def kernel_markdown(results: Iterable[Result]) -> str:
     """The lines of a README: of the default grid one small and one large size, of others all."""
     results = list(results)
-    small_and_large = [r for r in results if r.cell.shape in _README_SHAPES]
-    results = small_and_large or results
+    of_readme = [
+        r
+        for r in results
+        if r.cell.shape in _README_SHAPES and r.cell.direction in _README_DIRECTIONS
+    ]
+    results = of_readme or results
     names = _providers(results)
     header = ("direction", "dtype", "size", *map(_short, names), "speed up", "GB/s", "of copy")
     lines = [
         (direction, dtype, format_shape(shape), *times(measured, names), *figures(measured))
-        for direction in _README_DIRECTIONS
+        for direction in KERNEL_DIRECTIONS
         for (dtype, shape), measured in _by_input(results, direction).items()
     ]
     return markdown(header, lines, left=2)
@@ -156,16 +163,17 @@ def speed_up(measured: Mapping[str, Result], over: str, under: str) -> str:
 
 
 def _providers(results: Iterable[Result]) -> list[str]:
-    """Those in the kernels table, ours first."""
-    found = {r.cell.provider for r in results if r.suite == "kernels"}
-    return [name for name in PROVIDERS if name in found]
+    """Those in the kernels table, ours first, and last those that this suite has not."""
+    found = dict.fromkeys(r.cell.provider for r in results if r.suite in GRIDS)
+    known = [name for name in PROVIDERS if name in found]
+    return known + [name for name in found if name not in known]
 
 
 def _by_input(results: Iterable[Result], direction: Direction) -> ByInput:
     """The kernels of one direction, ordered by dtype and then by shape as they were measured."""
     found: ByInput = {}
     for r in results:
-        if r.suite == "kernels" and r.cell.direction == direction:
+        if r.suite in GRIDS and r.cell.direction == direction:
             found.setdefault((r.cell.dtype, r.cell.shape), {})[r.cell.provider] = r
     dtypes = list(dict.fromkeys(dtype for dtype, _ in found))
     return dict(sorted(found.items(), key=lambda item: dtypes.index(item[0][0])))
@@ -177,10 +185,10 @@ def _short(name: str) -> str:
 
 def plain_table(title: str, *header: str, left: int = 1) -> Table:
     """An empty table of which the columns from `left` on are figures, which are not wrapped."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for column, name in enumerate(header):
         figures = column >= left
-        table.add_column(name, justify="right" if figures else "left", no_wrap=figures)
+        table.add_column(escape(name), justify="right" if figures else "left", no_wrap=figures)
     return table
 
 
@@ -217,6 +225,8 @@ def _compiled_lines(results: Iterable[Result]) -> list[tuple[str, ...]]:
             taken = [
                 times.get((dtype, numel, compiled_provider(name, surrounding))) for name in COMPILED
             ]
+            if not any(taken):
+                continue
             columns = (format_seconds(seconds) if seconds else "" for seconds in taken)
             theirs, ours, _ = taken
             ratio = f"{theirs / ours:.2f}x" if theirs and ours else ""
@@ -238,7 +248,7 @@ def markdown_notes(results: Iterable[Result]) -> str:
 
 
 def _medians(results: Iterable[Result]) -> str:
-    threads = sorted({r.cell.threads for r in results if r.suite == "kernels"})
+    threads = sorted({r.cell.threads for r in results if r.suite in GRIDS})
     return _MEDIANS.format(threads=", ".join(map(str, threads)))
 
 
@@ -255,14 +265,26 @@ def claims_table(verdicts: Iterable[Verdict]) -> Table:
     table.add_column("measured", justify="right", no_wrap=True)
     table.add_column("the worst of")
     table.add_column("ok", no_wrap=True)
-    for verdict in verdicts:
-        ratio, value = verdict.worst
-        count = len(verdict.measured)
-        table.add_row(
-            verdict.claim.title,
-            verdict.claim.required,
-            f"{value:.2f}",
-            f"{count}: {ratio.name}" if count > 1 else "",
-            "[green]yes[/]" if verdict.ok else "[bold red]NO[/]",
-        )
+    for *texts, ok in map(_claim_line, verdicts):
+        table.add_row(*texts, Text(ok, style="green" if ok == "yes" else "bold red"))
     return table
+
+
+_CLAIMS_HEADER = ("claim", "required", "measured", "the worst of", "ok")
+
+
+def claims_markdown(verdicts: Iterable[Verdict]) -> str:
+    """The same in Markdown."""
+    return markdown(_CLAIMS_HEADER, map(_claim_line, verdicts), left=5)
+
+
+def _claim_line(verdict: Verdict) -> tuple[str, ...]:
+    ratio, value = verdict.worst
+    count = len(verdict.measured)
+    return (
+        verdict.claim.title,
+        verdict.claim.required,
+        f"{value:.2f}",
+        f"{count}: {ratio.name}" if count > 1 else "",
+        "yes" if verdict.ok else "NO",
+    )

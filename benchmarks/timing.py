@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils import benchmark
 
-from benchmarks.results import Timing, describe
+from benchmarks.results import Interrupted, Timing, describe
 
 # Long enough that reading the clock costs nothing, short enough for many rounds.
 BLOCK_SECONDS = 2e-3
@@ -43,21 +43,6 @@ def quantiles(seconds: list[float]) -> Timing:
     return Timing(rounds=len(seconds), median=median, p20=p20, p80=p80)
 
 
-def interleave(statements: Sequence[Statement], seconds: float, min_rounds: int) -> list[Timing]:
-    """Time each statement once per round, for about `seconds` and at least `min_rounds`.
-
-    The clock waits for the device, so that statements may run on any.
-
-    Raises:
-        RuntimeError: a statement raised, and this is what.
-    """
-    keys = range(len(statements))
-    times, failed = take_turns(keys, lambda i: sampler(statements[i]), seconds, min_rounds)
-    if failed:
-        raise RuntimeError("; ".join(f"{statements[i].text}: {why}" for i, why in failed.items()))
-    return [times[i] for i in keys]
-
-
 def take_turns(
     keys: Sequence[Key], prepare: Callable[[Key], Sampler], seconds: float, min_rounds: int
 ) -> tuple[dict[Key, Timing], dict[Key, str]]:
@@ -65,6 +50,9 @@ def take_turns(
 
     The order changes from round to round, so that nobody always has the same forerunner. What
     raises is out, with its error, and leaves the others be.
+
+    Raises:
+        Interrupted: Ctrl-C after `min_rounds`.
     """
     failed: dict[Key, str] = {}
     samplers: dict[Key, Sampler] = {}
@@ -77,17 +65,26 @@ def take_turns(
     shuffle = random.Random(0).shuffle
     rounds = 0
     end = time.perf_counter() + seconds
-    while samplers and (rounds < min_rounds or time.perf_counter() < end):
-        order = list(samplers)
-        shuffle(order)
-        for key in order:
-            try:
-                times.setdefault(key, []).append(samplers[key]())
-            except Exception as error:
-                failed[key] = describe(error)
-                del samplers[key]
-        rounds += 1
-    return {key: quantiles(times[key]) for key in keys if key in samplers}, failed
+    interrupted = False
+    try:
+        while samplers and (rounds < min_rounds or time.perf_counter() < end):
+            order = list(samplers)
+            shuffle(order)
+            for key in order:
+                try:
+                    times.setdefault(key, []).append(samplers[key]())
+                except Exception as error:
+                    failed[key] = describe(error)
+                    del samplers[key]
+            rounds += 1
+    except KeyboardInterrupt:
+        if rounds < min_rounds:
+            raise
+        interrupted = True
+    found = {key: quantiles(times[key]) for key in keys if key in samplers}, failed
+    if interrupted:
+        raise Interrupted(found)
+    return found
 
 
 def sampler(statement: Statement) -> Sampler:

@@ -36,12 +36,12 @@ from benchmarks.cells import (
 )
 from benchmarks.claims import CPU_CLAIMS, Claim, Ratio, Verdict, claim_groups, judge
 from benchmarks.environment import Environment, collect
+from benchmarks.exits import INTERRUPTED
 from benchmarks.measure import measure
 from benchmarks.presets import PRESETS, shapes_of
 from benchmarks.providers import Inputs, call, make_inputs, statement
-from benchmarks.recording import INTERRUPTED
-from benchmarks.results import Failure, Result, Timing, open_writer, read
-from benchmarks.timing import Statement, interleave, quantiles
+from benchmarks.results import Failure, Interrupted, Result, Timing, open_writer, read
+from benchmarks.timing import Statement, quantiles, sampler, take_turns
 from project import ROOT
 
 ENVIRONMENT = Environment(
@@ -247,13 +247,22 @@ def test_csv_round_trip(tmp_path: Path) -> None:
 def test_a_file_that_is_no_benchmark_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "other.csv"
+    path, empty = tmp_path / "other.csv", tmp_path / "empty.csv"
     path.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="median_s"):
         read(path)
-    assert cli.main(["table", str(path)]) == 1
-    assert cli.main(["table", str(tmp_path / "absent.csv")]) == 1
-    assert "absent.csv" in capsys.readouterr().err
+    with open_writer(empty, ENVIRONMENT):
+        pass
+    accuracy = ROOT / "benchmarks/results/epyc-avx512/accuracy.csv"
+    for wrong, reason in (
+        (path, "is no benchmark file, or a damaged one: it lacks backend"),
+        (tmp_path / "absent.csv", "cannot be read: No such file or directory"),
+        (empty, "holds no rows: nothing was measured"),
+        (accuracy, "is a file of `python -m accuracy`, expected one of `run` or `models`"),
+    ):
+        assert cli.main(["table", str(wrong)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"python -m benchmarks table: {wrong} {reason}")
 
 
 def test_kernel_table_shows_the_time_of_ours_and_multiples_of_it() -> None:
@@ -284,6 +293,42 @@ def test_kernel_table_leaves_out_what_failed() -> None:
     text = rendered(*tables.kernel_tables(rows))
     assert next(line for line in text.splitlines() if "512" in line).split() == ["512"]
     assert "| forward | fp32 | 65,536 | 20.0 µs |" in tables.kernel_markdown(rows)
+
+
+@pytest.mark.parametrize("options", [[], ["--markdown"]])
+def test_table_of_a_gpu_file_has_all_of_its_providers(
+    tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = [Cell(name, "forward", "fp16", (512,)) for name in ("triton", "[/]", "copy")]
+    path = tmp_path / "a.csv"
+    with open_writer(path, ENVIRONMENT) as write:
+        write([result(cell, 1e-6, "gpu") for cell in cells])
+    assert cli.main(["table", str(path), *options]) == 0
+    output = capsys.readouterr().out
+    assert all(cell.provider in output for cell in cells)
+    assert "512" in output
+    with open_writer(path, ENVIRONMENT) as write:
+        write([result(cells[0], 1e-6)])
+    assert cli.main(["table", str(path), *options]) == 0
+    assert "triton" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [[], ["--markdown"]])
+def test_rows_that_no_table_has_are_counted(
+    tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ratio = CPU_CLAIMS[0].ratios[0]
+    path = tmp_path / "a.csv"
+    with open_writer(path, ENVIRONMENT) as write:
+        write([result(ratio.over, 12e-6, "claims")])
+    assert cli.main(["table", str(path), *options]) == 0
+    assert "Rows that no table has: 1, of claims." in capsys.readouterr().out
+    with open_writer(path, ENVIRONMENT) as write:
+        write([result(ratio.over, 12e-6, "claims"), result(ratio.under, 1e-6, "claims")])
+    assert cli.main(["table", str(path), *options]) == 0
+    output = capsys.readouterr().out
+    assert "12.00" in output
+    assert "Rows" not in output
 
 
 def test_memory_is_shown_at_the_largest_shape_in_sizes_of_the_input() -> None:
@@ -568,8 +613,63 @@ def test_ctrl_c_before_the_first_row(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "measure", interrupted)
-    assert cli.main([*RUN, str(tmp_path / "a.csv"), "--sizes", "7"]) == INTERRUPTED
-    assert "Nothing was measured." in capsys.readouterr().out
+    path = tmp_path / "a.csv"
+    assert cli.main([*RUN, str(path), "--sizes", "7"]) == INTERRUPTED
+    assert "Nothing was measured" in capsys.readouterr().out
+    with open_writer(path, ENVIRONMENT) as write:
+        write(kernel_results())
+    assert cli.main([*RUN, str(path), "--sizes", "7"]) == INTERRUPTED
+    output = capsys.readouterr().out
+    assert "Nothing was measured" in output
+    assert ENVIRONMENT.device not in output  # the older file is no result of this run
+    assert read(path) == (ENVIRONMENT, kernel_results())
+
+
+def test_an_older_file_is_there_until_the_first_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    older, newer = kernel_results("forward"), kernel_results("backward", 7)
+    with open_writer(path, ENVIRONMENT) as write:
+        write(older)
+    with open_writer(path, ENVIRONMENT) as write:
+        write([])  # all failed
+        assert read(path)[1] == older
+        write(newer[:1])
+        assert read(path)[1] == newer[:1]
+        write(newer[1:])
+        assert read(path)[1] == newer
+
+
+def test_ctrl_c_after_enough_rounds_keeps_a_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of its cells that did not fail, and why the others did; nothing after it."""
+    samples = Counter[Any]()
+
+    def interrupted(statement: Statement) -> timing.Sampler:
+        key = object()
+
+        def sample() -> float:
+            samples[key] += 1
+            if samples[key] > 3:  # of a Group's min_rounds
+                raise KeyboardInterrupt
+            return 1e-6
+
+        return sample
+
+    def broken(inputs: Inputs) -> Statement:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr("benchmarks.measure.sampler", interrupted)
+    monkeypatch.setitem(providers._RECIPES, "relu", {"forward": broken})
+    path = tmp_path / "a.csv"
+    options = ["--directions", "forward", "--dtypes", "fp32", "--sizes", "7", "8"]
+    names = ["--providers", "mish_cuda", "relu", "copy"]
+    command = ["run", "--device", "cpu", "--seconds", "60", "--csv", str(path), *options, *names]
+    assert cli.main(command) == INTERRUPTED
+    rows = read(path)[1]
+    assert [(r.cell.provider, r.cell.shape) for r in rows] == [("mish_cuda", (7,)), ("copy", (7,))]
+    assert {r.timing for r in rows} == {Timing(3, 1e-6, 1e-6, 1e-6)}
+    assert "relu forward fp32 7: RuntimeError: no compiler" in capsys.readouterr().out
 
 
 def test_without_kernels_run_says_what_it_measures(
@@ -680,12 +780,20 @@ def test_claims_are_about_the_cpu(
     assert "expected --device cpu" in capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_written_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_file_that_cannot_be_written_is_named_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([*RUN, str(tmp_path), "--sizes", "7"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"python -m benchmarks: [Errno 21] Is a directory: '{tmp_path}'"
+    monkeypatch.delattr(run, "measure")
+    file = tmp_path / "a.csv"
+    file.touch()
+    for path, reason in (
+        (tmp_path, "Is a directory"),
+        (file / "b.csv", "Not a directory"),
+    ):
+        assert cli.main([*RUN, str(path), "--sizes", "7"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        expected = f"expected a file that can be written as --csv, got {path}: {reason}"
+        assert line == f"python -m benchmarks: {expected}"
 
 
 def test_a_missing_package_is_named_when_it_is_needed() -> None:
@@ -715,19 +823,46 @@ def test_statements_are_timed_in_turn_with_their_threads() -> None:
         seen.append((name, torch.get_num_threads()))
 
     names = {"note": note}
-    statements = [
-        Statement("note('a')", names, threads=before + 1),
-        Statement("note('b')", names, threads=before + 2),
-    ]
-    timings = interleave(statements, seconds=0, min_rounds=3)
-    assert [timing.rounds for timing in timings] == [3, 3]
+    statements = {
+        "a": Statement("note('a')", names, threads=before + 1),
+        "b": Statement("note('b')", names, threads=before + 2),
+    }
+    times, failed = take_turns(
+        list(statements), lambda name: sampler(statements[name]), seconds=0, min_rounds=3
+    )
+    assert not failed
+    assert [timing.rounds for timing in times.values()] == [3, 3]
     assert set(seen) == {("a", before + 1), ("b", before + 2)}
     assert torch.get_num_threads() == before
 
 
-def test_a_statement_that_raises_is_named() -> None:
-    with pytest.raises(RuntimeError, match=r"1 / 0: ZeroDivisionError"):
-        interleave([Statement("1", {}), Statement("1 / 0", {})], seconds=0, min_rounds=1)
+def test_an_interruption_keeps_complete_rounds_or_is_a_plain_one() -> None:
+    def interrupted_in(last: int) -> tuple[Any, Any]:
+        """Ctrl-C in that round of two keys; the third fails at once, the fourth in the second."""
+        rounds = Counter[str]()
+
+        def prepare(key: str) -> timing.Sampler:
+            def sample() -> float:
+                rounds[key] += 1
+                if key == "d" and rounds[key] == 2:
+                    raise RuntimeError("late")
+                if rounds[key] == last:
+                    raise KeyboardInterrupt
+                return rounds[key]
+
+            if key == "c":
+                raise RuntimeError("early")
+            return sample
+
+        with pytest.raises(KeyboardInterrupt) as raised:
+            take_turns("abcd", prepare, seconds=60, min_rounds=3)
+        return getattr(raised.value, "kept", None)
+
+    assert interrupted_in(3) is None
+    times, failed = interrupted_in(4)
+    assert times == dict.fromkeys("ab", quantiles([1, 2, 3]))
+    assert failed == {"c": "RuntimeError: early", "d": "RuntimeError: late"}
+    assert issubclass(Interrupted, KeyboardInterrupt)  # for those who do not catch it
 
 
 def test_peak_memory_counts_what_is_alive_at_once() -> None:
@@ -779,18 +914,55 @@ def test_older_files_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "reason"),
+    ("column", "text", "reason"),
     [
-        ("fp32", "int8", "expected one of fp32"),
-        (",3,", ",many,", "invalid literal"),
-        ("2.0000e-05", "0", "expected seconds as median_s, got 0"),
-        (",2000-01-01", "", "a row is too short"),
+        ("suite", "speed", "expected one of kernels, compiled, claims, gpu, models as suite"),
+        ("direction", "sideways", "expected one of forward, .* as direction, got sideways"),
+        ("dtype", "int8", "expected one of fp32, .* as dtype, got int8"),
+        ("layout", "x[0]", "expected one of .* as layout, got x"),
+        ("layout", "x.t()", "expected a shape and its numel in the layout x.t.., got 2x3x4 and 24"),
+        ("layout", "x[:, 1:-1]", "got 2x3x4 and 24"),
+        ("shape", "0", "expected a whole number from 1 on as an axis of shape, got 0"),
+        ("shape", "2x-3", "as an axis of shape, got -3"),
+        ("shape", "", "as an axis of shape, got "),
+        ("shape", "2x3x5", "got 2x3x5 and 24"),
+        ("threads", "0", "expected a whole number from 1 on as threads, got 0"),
+        ("rounds", "many", "expected a whole number from 1 on as rounds, got many"),
+        ("rounds", "0", "as rounds, got 0"),
+        *(
+            (column, text, f"expected seconds above 0 as {column}, got {text}")
+            for column in ("median_s", "p20_s", "p80_s")
+            for text in ("nan", "inf", "0", "-1", "fast", "")
+        ),
+        ("median_s", "9", "expected p20_s <= median_s <= p80_s, got 0.5, 9.0, 2.0"),
+        ("p20_s", "1.5", "expected p20_s <= median_s <= p80_s, got 1.5, 1.0, 2.0"),
+        ("peak_bytes", "-1", "expected a whole number from 0 on as peak_bytes, got -1"),
+        ("peak_bytes", "1.5", "as peak_bytes, got 1.5"),
     ],
 )
-def test_a_damaged_file_is_refused(tmp_path: Path, old: str, new: str, reason: str) -> None:
+def test_a_damaged_row_is_refused(tmp_path: Path, column: str, text: str, reason: str) -> None:
     path = tmp_path / "a.csv"
+    cell = Cell("copy", "forward+backward", "fp32", (2, 3, 4))
     with open_writer(path, ENVIRONMENT) as write:
+        write([dataclasses.replace(result(cell, 1.0), peak_bytes=0)] * 3)
+    assert len(read(path)[1]) == 3
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows[1][column] = text
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    with pytest.raises(ValueError, match=rf"a\.csv is no benchmark file.*: line 3: .*{reason}"):
+        read(path)
+
+
+@pytest.mark.parametrize("end", [",more\n", "\n"])
+def test_a_row_of_another_length_is_refused(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "a.csv"
+    with open_writer(path, dataclasses.replace(ENVIRONMENT, clock="")) as write:
         write(kernel_results())
-    path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(ValueError, match=rf"a\.csv is no benchmark file.*{reason}"):
+    text = path.read_text().removesuffix(",\n")
+    path.write_text(text + ("," if "more" in end else "") + end)
+    with pytest.raises(ValueError, match="line 11: expected a text for each column"):
         read(path)

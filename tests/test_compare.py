@@ -141,7 +141,9 @@ def test_providers_that_do_not_matter_are_left_out(
     assert files.compare("--providers", "mish_cuda") == 0
     capsys.readouterr()
     assert files.compare("--providers", "ours") == 2
-    assert "have no row of ours in common" in capsys.readouterr().err
+    assert "(mish_cuda, F.mish), got ours" in capsys.readouterr().err
+    assert files.compare("--providers", "mish_cuda", "nobody", "nothing") == 2
+    assert "(mish_cuda, F.mish), got nobody, nothing" in capsys.readouterr().err
 
 
 def test_the_same_cell_of_another_suite_or_network_is_another_row(files: Files) -> None:
@@ -160,11 +162,44 @@ def test_cells_of_one_file_only_are_named(files: Files, capsys: pytest.CaptureFi
     two = Cell("naive", "backward", "bf16", (8, 64), threads=2)
     strided = Cell("naive", "backward", "bf16", (8, 64), "x.t()")
     files.write([row(OURS, 1.0), row(two, 1.0), row(strided, 1.0)], [row(OURS, 1), row(THEIRS, 1)])
-    assert files.compare("--markdown") == 0
+    assert files.compare("--markdown") == 3
     output = capsys.readouterr().out
     old, new = output.split("### Only in the old file")[1].split("### Only in the new file")
     assert "| kernels: naive backward | bf16 8x64 on 2 threads, bf16 8x64 as x.t() |" in old
     assert "| kernels: F.mish forward | fp32 1,024 |" in new
+
+
+def test_a_provider_of_which_no_row_can_be_judged_fails(
+    files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where ours could not be measured, and nothing got slower."""
+    other = dataclasses.replace(OURS, shape=(2048,))
+    old = [row(OURS, 1.0), row(other, 1.0), row(THEIRS, 1.0)]
+    files.write(old, [row(THEIRS, 1.0)])
+    assert files.compare() == 3
+    output = " ".join(capsys.readouterr().out.split())
+    assert f"Not judged: mish_cuda. {files.new} has none of the rows that {files.old}" in output
+    assert files.compare("--providers", "mish_cuda", "F.mish") == 3
+    assert files.compare("--providers", "F.mish") == 0
+    files.write(old, [row(THEIRS, 2.0)])
+    assert files.compare() == 1
+    files.write(old, [row(THEIRS, 1.0), row(dataclasses.replace(OURS, shape=(1,)), 1.0)])
+    assert files.compare() == 3  # ours, but at none of the old sizes
+    files.write(old, [row(THEIRS, 1.0), row(other, 1.0)])
+    assert files.compare() == 0  # a part is enough, and what is not there is listed
+    files.write([row(THEIRS, 1.0)], old)
+    assert files.compare() == 0
+
+
+@pytest.mark.parametrize("column", ["p20_s", "p80_s"])
+def test_a_spread_that_is_no_number_is_no_pass(
+    files: Files, column: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files.write([row(OURS, 1.0)], [row(OURS, 10.0)])
+    text = {"p20_s": "9.9000e+00", "p80_s": "1.0100e+01"}[column]
+    files.new.write_text(files.new.read_text().replace(text, "nan"))
+    assert files.compare() == 2
+    assert f"line 2: expected seconds above 0 as {column}, got nan" in capsys.readouterr().err
 
 
 def test_another_device_and_other_versions_are_pointed_out(
@@ -207,12 +242,14 @@ def test_files_that_cannot_be_compared(
     files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other, empty, absent = (tmp_path / name for name in ("other.csv", "empty.csv", "absent.csv"))
+    accuracy = ROOT / "benchmarks/results/epyc-avx512/accuracy.csv"
     other.write_text("a,b\n1,2\n")
     with open_writer(empty, FACTS):
         pass
     for path, reason in (
         (other, "other.csv is no benchmark file, or a damaged one: it lacks backend"),
-        (empty, "empty.csv holds no results"),
+        (accuracy, "accuracy.csv is a file of `python -m accuracy`, expected one of `run`"),
+        (empty, "empty.csv holds no rows"),
         (absent, "No such file"),
         (tmp_path, "Is a directory"),
     ):

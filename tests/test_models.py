@@ -17,6 +17,7 @@ from benchmarks import cli, model_tables, models, networks
 from benchmarks.cells import Cell, Direction, Group
 from benchmarks.measure import measure
 from benchmarks.results import Result, Timing, read
+from benchmarks.timing import Sampler, Statement
 
 SMALL = {
     "se_resnet18": models.Network(lambda a: networks.se_resnet18(a, width=4), (4, 3, 8, 8), (1,)),
@@ -256,6 +257,30 @@ def test_ctrl_c_keeps_what_was_measured(
     assert [r.cell.provider for r in rows] == list(models.ACTIVATIONS)
     assert {r.cell.direction for r in rows} == {"training step"}
     assert "Interrupted" in capsys.readouterr().out
+
+
+def test_ctrl_c_in_a_round_keeps_those_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def interrupted(statement: Statement) -> Sampler:
+        def sample() -> float:
+            nonlocal calls
+            calls += 1
+            if calls > 3 * len(models.ACTIVATIONS):  # in the fourth round; three are enough
+                raise KeyboardInterrupt
+            return 1.0
+
+        return sample
+
+    monkeypatch.setattr(models, "sampler", interrupted)
+    path = tmp_path / "a.csv"
+    assert run("--networks", "mlp", "--seconds", "60", csv=path) == 130
+    rows = read(path)[1]
+    assert [r.cell.provider for r in rows] == list(models.ACTIVATIONS)
+    assert {(r.cell.direction, r.timing.rounds) for r in rows} == {("training step", 3)}
+    assert all(r.peak_bytes for r in rows)
 
 
 def test_one_that_fails_leaves_the_others_be(

@@ -435,7 +435,7 @@ def test_ctrl_c_keeps_what_was_trained(
 
     monkeypatch.setattr(Journal, "add", interrupted)
     assert run(tmp_path) == 130
-    assert "goes on" in capsys.readouterr().out
+    assert "goes on" in capsys.readouterr().err
     assert len(rows(tmp_path / "runs.csv")) == 1
 
 

@@ -20,8 +20,8 @@ from accuracy.results import Row
 from benchmarks import cli, plots, sources
 from benchmarks.cells import COMPILED, DTYPES, SURROUNDINGS, Cell, Direction, compiled_provider
 from benchmarks.environment import Environment
+from benchmarks.exits import INTERRUPTED
 from benchmarks.plots import Picture
-from benchmarks.recording import INTERRUPTED
 from benchmarks.results import Result, Timing, open_writer
 from project import ROOT
 

@@ -17,8 +17,8 @@ import torch
 
 from benchmarks import environment
 from benchmarks.arguments import device, positive
+from benchmarks.exits import watch
 from benchmarks.paper.protocol import ACTIVATIONS, DEFAULTS, Settings
-from benchmarks.recording import INTERRUPTED
 
 if TYPE_CHECKING:  # rich is imported when something is printed
     from rich.console import Console
@@ -36,24 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.command = shlex.join(["python", "-m", "benchmarks.paper", *argv])
     try:
-        status: int = args.function(args)
-    except ModuleNotFoundError as error:
-        name = (error.name or "").partition(".")[0]
-        if name not in ("matplotlib", "numpy", "rich", "scipy", "sklearn"):
-            raise
-        print(
-            f"{parser.prog}: expected the Python package {name}, which is not installed. "
-            "It comes with the extra paper: pip install --no-build-isolation -e '.[paper]'",
-            file=sys.stderr,
+        return watch(
+            lambda: args.function(args),
+            parser.prog,
+            ("matplotlib", "numpy", "rich", "scipy", "sklearn"),
+            "paper",
+            "Interrupted. `run` goes on after the last finished epoch when it is called again.",
         )
-        return 2
     except (OSError, ValueError, torch.OutOfMemoryError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("Interrupted. `run` goes on after the last finished epoch when it is called again.")
-        return INTERRUPTED
-    return status
 
 
 def _parser() -> argparse.ArgumentParser:
