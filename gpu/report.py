@@ -10,6 +10,7 @@ from benchmarks.cells import DTYPES
 from benchmarks.environment import Environment
 from benchmarks.graphs import MOST_CALLS
 from benchmarks.results import Result, Timing
+from benchmarks.units import markdown
 from gpu.claims import LARGE, Verdict
 from gpu.grid import Found
 from gpu.providers import DIRECTIONS, NAMES
@@ -35,7 +36,7 @@ def summary(facts: Environment, steps: Sequence[tuple[str, Outcome, float]]) -> 
     parts = [
         f"# {facts.device}",
         f"{facts.summary()}. Made by `python -m gpu`.",
-        _table(("step", "outcome", "", "s"), lines, left=3),
+        markdown(("step", "outcome", "", "s"), lines, left=3),
         *(step.section for _, step, _ in steps if step.section),
     ]
     return "\n\n".join(parts) + "\n"
@@ -52,7 +53,7 @@ def speed(found: Found, verdicts: Iterable[Verdict]) -> str:
         header = ("provider", "direction", "dtype", "elements", "error")
         parts += [
             "Not measured, and but for want of memory not tried again:",
-            _table(header, cells),
+            markdown(header, cells, left=5),
         ]
     if found.unreached:
         parts.append(f"Not reached before time was up: {'; '.join(found.unreached)}.")
@@ -65,8 +66,8 @@ def _claims(verdicts: Iterable[Verdict]) -> str:
         worst = "not measured" if v.ratio is None else f"{v.ratio:.3f}"
         ok = "" if v.ratio is None else "NO" if v.broken else "yes"
         lines.append((str(v.claim), f"{v.claim.bound:g}", worst, ok))
-    return _table(
-        (f"time / time, {LARGE:,} elements and more", "required", "worst", "ok"), lines, 1
+    return markdown(
+        (f"time / time, {LARGE:,} elements and more", "required", "worst", "ok"), lines, left=1
     )
 
 
@@ -88,7 +89,7 @@ def _figures(results: Sequence[Result]) -> list[str]:
             ]
             if lines:
                 header = ("elements", "provider", "ms", "GB/s", "of copy", "over F.mish")
-                parts += [f"### {direction.capitalize()}, {dtype}", _table(header, lines, 2)]
+                parts += [f"### {direction.capitalize()}, {dtype}", markdown(header, lines, left=2)]
     return parts
 
 
@@ -110,7 +111,7 @@ def launch(times: Mapping[tuple[str, str], Timing]) -> str:
         for (direction, provider), t in times.items()
     ]
     header = ("direction", "provider", "µs, median", "p20", "p80")
-    return f"## Launch cost\n\nOf a call on one element.\n\n{_table(header, lines, 2)}"
+    return f"## Launch cost\n\nOf a call on one element.\n\n{markdown(header, lines, left=2)}"
 
 
 def errors(verdicts: Iterable[ErrorVerdict]) -> str:
@@ -136,11 +137,4 @@ def errors(verdicts: Iterable[ErrorVerdict]) -> str:
         )
     header = ("function", "dtype", "x", "provider", "required", "error", "at", "right", "ok")
     note = "Bounds and columns as in docs/numerics.md; judged by float64 on the device."
-    return f"## Accuracy\n\n{note}\n\n{_table(header, lines, 5)}"
-
-
-def _table(header: Sequence[str], lines: Iterable[Sequence[str]], left: int | None = None) -> str:
-    """Columns from `left` on are flush right."""
-    left = len(header) if left is None else left
-    rule = ["---" if column < left else "---:" for column in range(len(header))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *lines))
+    return f"## Accuracy\n\n{note}\n\n{markdown(header, lines, left=5)}"

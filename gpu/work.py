@@ -33,7 +33,7 @@ def steps(folder: Path, facts: Environment) -> dict[str, Step]:
         "memcheck": Step(partial(commands.run_sanitizer, "memcheck", folder), 50),
         "racecheck": Step(partial(commands.run_sanitizer, "racecheck", folder), 50),
         "benchmarks": Step(partial(run_benchmarks, folder, facts, found), spare=PLOT_SECONDS),
-        "plots": Step(partial(run_plots, folder, found)),
+        "plots": Step(partial(run_plots, folder, facts, found)),
     }
 
 
@@ -102,13 +102,13 @@ def measure_cells(cells: Sequence[Cell], device: str) -> tuple[list[Result], lis
     return measure(Group("gpu", tuple(cells), ROUNDS), device, seconds=0, way=way)
 
 
-def run_plots(folder: Path, found: grid.Found, deadline: Deadline) -> Outcome:
+def run_plots(folder: Path, facts: Environment, found: grid.Found, deadline: Deadline) -> Outcome:
     """A picture for each direction and dtype."""
     if not found.results:
         raise Missing("nothing was measured")
     from gpu import plots  # not above: it needs matplotlib
 
-    names = plots.draw(found.results, folder)
+    names = plots.draw(found.results, facts.summary(), folder)
     return Outcome("ok", ", ".join(names), "\n".join(f"![{name}]({name})" for name in names))
 
 

@@ -464,7 +464,7 @@ def test_figures_of_the_large_sizes() -> None:
 
 def test_plots_are_drawn_and_shown(tmp_path: Path) -> None:
     found = grid.Found([result(name, 1e-3) for name in providers.NAMES])
-    outcome = work.run_plots(tmp_path, found, PLENTY)
+    outcome = work.run_plots(tmp_path, FACTS, found, PLENTY)
     assert (tmp_path / "forward-bf16.png").stat().st_size > 0
     assert "![forward-bf16.png](forward-bf16.png)" in outcome.section
 
@@ -476,7 +476,7 @@ def test_without_matplotlib_the_plots_say_so(
     monkeypatch.delattr("gpu.plots", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     found = grid.Found([result("mish_cuda", 1e-3)])
-    outcome = attempt(Step(partial(work.run_plots, tmp_path, found)), PLENTY)
+    outcome = attempt(Step(partial(work.run_plots, tmp_path, FACTS, found)), PLENTY)
     assert (outcome.word, "matplotlib" in outcome.detail) == ("not run", True)
 
 
