@@ -64,8 +64,8 @@ struct Point {
 ///
 /// Plain, f = x p / D. Refined, t = s - s v / D with a correction s v / D that is small, so that
 /// its rounding errors are too: for e < 0.7 (s, v) = (e, e^2 + e), else (1, 2). At 0.7 both
-/// corrections are about as large. Compensated, the correction takes up what e^x and the rounding
-/// of x e have lost; from e = 0.7 on there is nothing to speak of.
+/// corrections are about as large. Compensated, the correction takes up what e^x has lost; from
+/// e = 0.7 on that is nothing to speak of.
 ///
 /// Largest errors on the CPU, where e^x is normal (x > -87.3, in double -708.3; below, all of f may
 /// be lost; float 7.3e-37): float 2.47 ULP (x = -3.24085), 16 bits 0.50 ULP, double 2.6 ULP

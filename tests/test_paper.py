@@ -48,11 +48,14 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+VARYING = ("seconds", "command", "clock", "commit")
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     """Of a CSV file, without what differs from one measurement to the next."""
     with path.open(newline="") as file:
         found = list(csv.DictReader(file))
-    return [{k: v for k, v in row.items() if k not in ("seconds", "command")} for row in found]
+    return [{k: v for k, v in row.items() if k not in VARYING} for row in found]
 
 
 def run(folder: Path, *options: str) -> int:
