@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.cells import (
     DTYPES,
+    GRIDS,
     KERNEL_DIRECTIONS,
     SURROUNDINGS,
     TENSORS_MOVED,
@@ -335,9 +336,7 @@ def _sweep(results: Iterable[Result]) -> list[Result]:
     return [
         r
         for r in results
-        if r.suite in ("kernels", "gpu")
-        and r.cell.layout == "x"
-        and r.cell.direction in TENSORS_MOVED
+        if r.suite in GRIDS and r.cell.layout == "x" and r.cell.direction in TENSORS_MOVED
     ]
 
 

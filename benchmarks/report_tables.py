@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.cells import COMPILED, DTYPES, KERNEL_DIRECTIONS, Cell
+from benchmarks.cells import COMPILED, DTYPES, GRIDS, KERNEL_DIRECTIONS, Cell
 from benchmarks.claims import judge
 from benchmarks.results import Result
 from benchmarks.sources import Source
@@ -52,7 +52,7 @@ def _kernels(results: Sequence[Result]) -> list[Table]:
     """A table for each direction and number of threads."""
     from benchmarks import tables
 
-    results = [r for r in results if r.suite in ("kernels", "gpu")]
+    results = [r for r in results if r.suite in GRIDS]
     providers = list(dict.fromkeys(r.cell.provider for r in results))
     found = []
     for threads in sorted({r.cell.threads for r in results}):
