@@ -68,8 +68,8 @@ struct Point {
 /// e = 0.7 on that is nothing to speak of.
 ///
 /// Largest errors on the CPU, where e^x is normal (x > -87.3, in double -708.3; below, all of f may
-/// be lost; float 7.3e-37): float 2.47 ULP (x = -3.24085), 16 bits 0.50 ULP, double 2.6 ULP
-/// (x = -0.599599).
+/// be lost, 7.3e-37 at x = -87.6831, in double 1.2e-305 at x = -708.743): float 2.44 ULP
+/// (x = -0.238509); 16 bits 0.50 ULP (fp16, x = 1.5713); double 2.59 ULP (x = -0.599599).
 template <class A>
 MISH_INLINE typename A::V value(const Point<A>& x) {
   using V = typename A::V;
@@ -94,9 +94,11 @@ MISH_INLINE typename A::V value(const Point<A>& x) {
 /// f'(x) = t + x t' = e/D (e + 2 + 4 x (e + 1) / D). It crosses zero at x = -1.19243..., so its
 /// error there is absolute, not relative.
 ///
-/// Largest errors on the CPU: float 2.94 ULP for x >= 0 (x = 0.495921), 4.64 ULP for x <= -3
-/// (x = -4.80927), 1.12e-7 between (x = -0.00597028); 16 bits 0.52 ULP; double 6.0 ULP for x <= -3
-/// (x = -4.81201).
+/// Largest errors on the CPU, in float, 16 bits and double:
+///   x >= 0   2.94 ULP (x = 0.495921)       0.50 ULP (fp16, x = 0.000534)   3.45 ULP (x = 0.490899)
+///   between  1.12e-7 (x = -0.00597028)     0.52 ULP (fp16, x = -1.19336)   2.1e-16 (x =
+///   -0.00298602) x <= -3  4.64 ULP (x = -4.80927)       0.50 ULP (fp16, x = -5.1445)    5.98 ULP
+///   (x = -4.81201)
 template <class A>
 MISH_INLINE typename A::V slope(const Point<A>& x) {
   using V = typename A::V;
@@ -129,7 +131,8 @@ MISH_INLINE typename A::V slope(const Point<A>& x) {
 /// f''(x) = 8 e/D ((e + 1)/D + x (1 + e - 1.5 e^2 - e^3) / D^2); exactly 0 above the saturation
 /// point, where the true value is below 1e-15.
 ///
-/// Largest errors on the CPU: float 2.26e-7 (x = -0.184461); 16 bits 0.50 ULP up to x = 20.
+/// Largest errors on the CPU: float 2.41e-7 (x = -0.108489); 16 bits 0.50 ULP up to x = 20 (fp16,
+/// x = -3.9629); double 4.5e-16 (x = 6.80632e-14).
 template <class A>
 MISH_INLINE typename A::V curvature(const Point<A>& x) {
   using V = typename A::V;
