@@ -89,10 +89,10 @@ std::vector<uint64_t> inputs(const Format& format) {
                                709.08956,  709.79,    745.14, 746,        1e10,  1e30,  0.5};
   std::vector<long double> points(std::begin(limits), std::end(limits));
   // Where sweeps over all floats found the largest errors.
-  const long double hard[] = {0.238379493,    0.588011682,   3.23539019,    3.25056005,
-                              0.000787723286, 0.0010064824,  0.00597028341, 0.463399112,
-                              0.487193346,    4.83240175,    3.16283941,    3.03678513,
-                              0.0173611362,   0.00312798657, 0.250898868};
+  const long double hard[] = {
+      0.238379493, 0.588011682, 3.23539019, 3.25056005, 0.000787723286, 0.0010064824, 0.00597028341,
+      0.463399112, 0.487193346, 4.83240175, 3.16283941, 3.03678513,     0.0173611362, 0.00312798657,
+      0.250898868, 0.238508627, 0.108489,   0.599599,   4.81201,        6.80632e-14};
   points.insert(points.end(), std::begin(turns), std::end(turns));
   points.insert(points.end(), std::begin(hard), std::end(hard));
   for (const long double point : points) {
