@@ -68,19 +68,16 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two files: rows in both, rows in one only, and facts that differ, as (name, old, new)."""
+    """Two files: rows in both, rows in one only, and facts that differ, as (name, old, new).
+
+    `missing` are providers, those asked for or else those of the old file, without a row in both.
+    """
 
     changes: tuple[Change, ...]
     only_old: tuple[Result, ...]
     only_new: tuple[Result, ...]
     facts: tuple[tuple[str, str, str], ...]
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Providers of the old file of which no row can be judged."""
-        judged = {change.old.cell.provider for change in self.changes}
-        names = dict.fromkeys(row.cell.provider for row in self.only_old)
-        return tuple(name for name in names if name not in judged)
+    missing: tuple[str, ...]
 
 
 def add_to(commands: Any) -> None:
@@ -133,6 +130,8 @@ def compare(old: Path, new: Path, providers: Sequence[str] | None = None) -> Com
     if not common:
         of = f" of {', '.join(providers)}" if providers else ""
         raise Incomparable(f"{old} and {new} have no row{of} in common")
+    wanted = providers if providers is not None else [cell.provider for _, cell in old_rows]
+    judged = {cell.provider for _, cell in common}
     return Comparison(
         tuple(Change(old_rows[key], new_rows[key]) for key in common),
         tuple(row for key, row in old_rows.items() if key not in new_rows),
@@ -143,6 +142,7 @@ def compare(old: Path, new: Path, providers: Sequence[str] | None = None) -> Com
             if field.name not in _IRRELEVANT
             and getattr(old_facts, field.name) != getattr(new_facts, field.name)
         ),
+        tuple(name for name in dict.fromkeys(wanted) if name not in judged),
     )
 
 
@@ -172,8 +172,8 @@ def _compare(args: argparse.Namespace) -> int:
     print(_conclusion(verdicts, args.threshold))
     if comparison.missing:
         print(
-            f"Not judged: {', '.join(comparison.missing)}. {args.new} has none of the rows that "
-            f"{args.old} has of them: measure them, or choose others with --providers."
+            f"Not judged: {', '.join(comparison.missing)}. {args.old} and {args.new} have no row "
+            "of theirs in common: measure them, or choose others with --providers."
         )
     if "slower" in verdicts.values():
         return SLOWER

@@ -88,9 +88,14 @@ def open_writer(path: Path, environment: Environment) -> Iterator[Write]:
     Raises:
         OSError: it cannot be written; at once, not after the measuring.
     """
-    if not path.parent.exists():  # else mkdir would say of a file there that it exists
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="", encoding="utf-8") as file:  # "w" would empty it at once
+    try:
+        if not path.parent.exists():  # else mkdir would say of a file there that it exists
+            path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a", newline="", encoding="utf-8")  # "w" would empty it at once
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"expected a file that can be written, got {path}: {reason}") from error
+    with opened as file:
         table = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
         older = file.tell() > 0
         if not older:

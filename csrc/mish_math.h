@@ -77,14 +77,21 @@ MISH_INLINE typename A::V value(const Point<A>& x) {
   const V e2 = e + A::set(2);
   if constexpr (A::kRefined) {
     const V half_way = A::set(0.7);
-    const V d = A::fma(e, e2, A::set(2));
+    const V minus_d = A::fma(-e, e2, A::set(-2));
     V small = A::fma(e, e, e);
-    if constexpr (A::kCompensated) small = A::fma(-A::lost(x.inside), d, small);
+    if constexpr (A::kCompensated) small = A::fma(A::lost(x.inside), minus_d, small);
     const V s = A::if_less(e, half_way, e, A::set(1));
-    const V correction = A::divide(A::if_less(e, half_way, small, A::set(2)), d);
-    // `above` is still +inf where `inside` is not: +inf - 20 * tiny, never inf * 0. The + 0 is for
-    // zeros: it makes the second term +0 of either, so that -0 - +0 = -0 and +0 - +0 = +0.
-    return A::fma(x.above, s, -A::fma(x.inside * s, correction, A::set(0)));
+    const V correction = A::divide(A::if_less(e, half_way, small, A::set(2)), minus_d);
+    // Made -0 where x s is a zero of either sign, so that the sum has the sign of x: -0 + -0 = -0,
+    // +0 + -0 = +0. What is lost may turn the sign of the correction where e = 0.
+    V second;
+    if constexpr (A::kCompensated) {
+      second = -(A::set(0) - x.inside * s * correction);
+    } else {
+      second = A::fma(x.inside, s, A::set(0)) * correction;
+    }
+    // `above` is still +inf where `inside` is not: +inf - 20 * tiny, never inf * 0.
+    return A::fma(x.above, s, second);
   } else {
     const V p = e * e2;
     return x.above * A::divide(p, p + A::set(2));
@@ -94,11 +101,10 @@ MISH_INLINE typename A::V value(const Point<A>& x) {
 /// f'(x) = t + x t' = e/D (e + 2 + 4 x (e + 1) / D). It crosses zero at x = -1.19243..., so its
 /// error there is absolute, not relative.
 ///
-/// Largest errors on the CPU, in float, 16 bits and double:
-///   x >= 0   2.94 ULP (x = 0.495921)       0.50 ULP (fp16, x = 0.000534)   3.45 ULP (x = 0.490899)
-///   between  1.12e-7 (x = -0.00597028)     0.52 ULP (fp16, x = -1.19336)   2.1e-16 (x =
-///   -0.00298602) x <= -3  4.64 ULP (x = -4.80927)       0.50 ULP (fp16, x = -5.1445)    5.98 ULP
-///   (x = -4.81201)
+/// Largest errors on the CPU: float 2.94 ULP for x >= 0 (x = 0.495921), 4.64 ULP for x <= -3
+/// (x = -4.80927), 1.12e-7 between (x = -0.00597028); 16 bits 0.50 ULP (fp16, x = -5.1445), at the
+/// zero 0.52 (fp16, x = -1.19336); double 3.45 ULP for x >= 0 (x = 0.490899), 5.98 ULP for x <= -3
+/// (x = -4.81201), 2.1e-16 between (x = -0.00298602).
 template <class A>
 MISH_INLINE typename A::V slope(const Point<A>& x) {
   using V = typename A::V;

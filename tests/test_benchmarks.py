@@ -792,7 +792,7 @@ def test_a_file_that_cannot_be_written_is_named_before_anything_is_measured(
     ):
         assert cli.main([*RUN, str(path), "--sizes", "7"]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        expected = f"expected a file that can be written as --csv, got {path}: {reason}"
+        expected = f"expected a file that can be written, got {path}: {reason}"
         assert line == f"python -m benchmarks: {expected}"
 
 

@@ -27,8 +27,8 @@ struct PlainFloat {
   static MISH_INLINE V exp(V x) { return ptx::ex2(x * kLog2e); }
 };
 
-/// For float results. They are compensated, so that the error of ex2.approx, which may be 2.5 ULP
-/// of e^x, is nearly all that they have.
+/// For float results. They are compensated: ex2.approx may be off by 2.5 ULP of e^x, and little may
+/// come on top of it.
 struct RefinedFloat : PlainFloat {
   static constexpr bool kRefined = true, kCompensated = true;
   static constexpr float kLn2 = 0.6931471805599453f;

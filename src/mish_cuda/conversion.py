@@ -339,6 +339,7 @@ def _not_elementwise(module: nn.Module) -> str | None:
             before, after = _values(module, x), _values(module, other)
         if before.shape != x.shape:
             return f"makes the shape {tuple(before.shape)} of {tuple(x.shape)}"
+        after = after.clone()  # an expanded result cannot be written to
         after[one] = before[one]
         if not torch.equal(before.nan_to_num(), after.nan_to_num()):
             return "computes a result from several elements, so it is no elementwise function"
