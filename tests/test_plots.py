@@ -157,7 +157,7 @@ def test_panels_of_the_overview_have_their_rows_in_common() -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["epyc-avx512/claims.csv", "xeon-avx512/cpu.csv"])
+@pytest.mark.parametrize("name", ["epyc-avx512/cpu.csv", "xeon-avx512/cpu.csv"])
 def test_each_bar_is_in_view_beside_its_label(name: str) -> None:
     (source,) = sources.read([RESULTS / name])
     pictures, _ = plots.draw(source.speeds, plots.SIZES)
@@ -422,8 +422,7 @@ def test_small_print_says_where_the_data_are_from(tmp_path: Path) -> None:
     ("file", "expected"),
     [
         ("xeon-avx512/accuracy.csv", {"error.svg"}),
-        ("epyc-avx512/claims.csv", {"overview.svg", "speed-up-65536.svg"}),
-        ("epyc-avx512/compiled.csv", {"compiled-fp32-1048576.svg"}),
+        ("epyc-avx512/cpu.csv", {"overview.svg", "compiled-fp32-1048576.svg", "memory-fp32.svg"}),
     ],
 )
 def test_committed_results_can_be_drawn(file: str, expected: set[str], tmp_path: Path) -> None:
@@ -486,7 +485,7 @@ def test_ctrl_c_while_drawing_is_no_traceback(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(plots, "save", interrupted)
-    file = str(RESULTS / "epyc-avx512" / "claims.csv")
+    file = str(RESULTS / "epyc-avx512" / "cpu.csv")
     assert cli.main(["plot", file, "--output", str(tmp_path)]) == INTERRUPTED
     assert capsys.readouterr().err == "Interrupted.\n"
 
