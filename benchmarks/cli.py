@@ -19,7 +19,7 @@ exit status:
   0    all went well
   1    run, models: something could not be measured; compare: something got slower
   2    an argument or a file is not what was expected, or a package is missing
-  3    compare: nothing got slower, but all rows of a provider are missing
+  3    compare: nothing got slower, but a provider has no row in both files
   130  Ctrl-C; what was measured is kept
 """
 

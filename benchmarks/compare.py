@@ -27,8 +27,8 @@ The times of other providers show whether the machine was the same: F.mish and
 copy do not change with this library.
 
 exit status: 0 if nothing got slower, 1 if something did, 2 if the files cannot
-be compared, 3 if nothing got slower, but NEW.csv lacks all rows that OLD.csv has
-of a provider
+be compared, 3 if nothing got slower, but a provider of OLD.csv, or one asked for,
+has no row in both
 """
 
 Verdict = Literal["slower", "faster", "unclear", "same"]
