@@ -7,66 +7,73 @@ machines that build wheels have none.
 
 from __future__ import annotations
 
-import glob
+import hashlib
+import json
 import os
 import re
 import shlex
 import shutil
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from csrc.cuda import nvcc, nvrtc
+from csrc.cuda.nvcc import Toolkit, output
+from csrc.cuda.nvrtc import Nvrtc
 
 MODES = ("auto", "cuda", "cpu", "none")
 OLDEST_TORCH = (2, 9)
 
-# Variables in which users name the root of a CUDA toolkit.
-ROOT_VARIABLES = ("CUDA_HOME", "CUDA_PATH")
-
-# Globs of the folders that installers of the CUDA toolkit use.
-SYSTEM_TOOLKITS = ("/usr/local/cuda", "/usr/local/cuda-*", "/opt/cuda")
-
 # One machine code for each generation from Turing to Blackwell. Code for x.y also runs on later
 # minors of x, so 8.7, 10.3 and 12.1 need none of their own; 8.6 and 8.9 get theirs because most
-# desktop cards are of that kind. The PTX of the last serves whatever comes after.
-DEFAULT_ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+# desktop cards are of that kind. The PTX of the last serves whatever comes after. CUDA before 13
+# calls 11.0 10.1, which the code for 10.0 serves.
+DEFAULT_ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "11.0", "12.0")
+
+# Names that torch knows; the last architecture of each gets PTX too.
+GENERATIONS = {
+    "maxwell": ("5.0", "5.2"),
+    "pascal": ("6.0", "6.1"),
+    "volta": ("7.0",),
+    "turing": ("7.5",),
+    "ampere": ("8.0", "8.6"),
+    "ada": ("8.9",),
+    "hopper": ("9.0",),
+    "blackwell": ("10.0", "10.3", "12.0", "12.1"),
+}
+
+# The compiler must not fuse by itself: an element's bits would depend on its place. The last two
+# let loops vectorise and keep NaN and inf alive. The others take back a -ffast-math of CXXFLAGS or
+# CXX; at the link, where all are repeated, it would add code that flushes subnormal numbers to zero
+# in the whole process.
+CXX_FLAGS = (
+    *("-O3", "-fno-fast-math", "-fno-unsafe-math-optimizations", "-fno-finite-math-only"),
+    *("-fno-associative-math", "-fno-reciprocal-math", "-fsigned-zeros", "-ffp-contract=off"),
+    *("-fno-math-errno", "-fno-trapping-math"),
+)
+
+# nvcc must not fuse either: the kernels are proved on the host, operation by operation.
+NVCC_FLAGS = ("-O3", "-fmad=false", "-ftz=false", "-prec-div=true")
+
+# Flags that change the arithmetic and cannot be taken back, by the variable that may hold them.
+INEXACT = {
+    "NVCC_APPEND_FLAGS": r"--?(use_fast_math|fmad|ftz|prec-div)\b\S*",
+    **dict.fromkeys(
+        ("CC", "CXX", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED", "LDCXXSHARED"),
+        r"-mdaz-ftz|-mpc(32|64)|-fsingle-precision-constant|-mfpmath=\S+",
+    ),
+}
 
 
-# nvcc must not fuse by itself: the kernels are proved on the host, operation by operation.
-NVCC_FLAGS = ("-O3", "-fmad=false")
+# What else compilers read, or are told.
+FLAGS = (
+    *("CC", "CXX", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "CPATH", "CPLUS_INCLUDE_PATH"),
+    *("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS", "NVCC_CCBIN"),
+)
 
 
 class BuildError(Exception):
     """The build that was asked for is impossible; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Toolkit:
-    """A CUDA toolkit that holds an nvcc."""
-
-    root: Path
-    version: str  # major.minor, such as "13.0"
-    nvcc: str  # the compiler's own, such as "13.0.88"
-    archs: tuple[str, ...]  # what it can compile for, such as ("7.5", "8.0")
-    origin: str  # where it was found, such as "PATH"
-
-    @property
-    def major(self) -> str:
-        return self.version.partition(".")[0]
-
-    @property
-    def include_dirs(self) -> list[str]:
-        return self._folders("include", "targets/*/include")
-
-    @property
-    def library_dirs(self) -> list[str]:
-        return self._folders("lib64", "lib", "lib/x64", "targets/*/lib")
-
-    def _folders(self, *patterns: str) -> list[str]:
-        return [str(folder) for pattern in patterns for folder in self.root.glob(pattern)]
-
-    def __str__(self) -> str:
-        return f"nvcc {self.version} in {self.root} (from {self.origin})"
 
 
 @dataclass(frozen=True)
@@ -76,21 +83,32 @@ class Torch:
     version: str
     cuda: str | None
     hip: str | None
+    xpu: str | None = None
+    commit: str | None = None
+    path: str | None = None
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What will be built; `toolkit` and `archs` are set in mode "cuda" only."""
+    """What will be built; `toolkit` and `archs` are set in mode "cuda" only.
+
+    `remedy` is what a build for CUDA lacks, where nobody asked for the CPU.
+    """
 
     mode: str
     reason: str
-    toolkit: Toolkit | None = None
+    toolkit: Toolkit | Nvrtc | None = None
     archs: str | None = None
+    remedy: str | None = None
 
 
 def requested_mode(env: Mapping[str, str]) -> str:
     """The mode that the environment asks for; MISH_CUDA_BUILD is stronger than FORCE_CUDA."""
-    mode = env.get("MISH_CUDA_BUILD") or ("cuda" if env.get("FORCE_CUDA") == "1" else "auto")
+    force = env.get("FORCE_CUDA", "").lower()
+    forced = force in ("1", "true", "yes", "on")
+    if not forced and force not in ("", "0", "false", "no", "off"):
+        raise BuildError(f"FORCE_CUDA must be 1 or 0, but is {force!r}.")
+    mode = env.get("MISH_CUDA_BUILD") or ("cuda" if forced else "auto")
     if mode not in MODES:
         raise BuildError(
             f"MISH_CUDA_BUILD must be one of {', '.join(MODES)}, but is {mode!r}. "
@@ -105,145 +123,188 @@ def decide(env: Mapping[str, str], torch: Torch, package_dirs: Sequence[Path]) -
     `package_dirs` are the site-packages folders in which pip may have installed a compiler.
     """
     mode = requested_mode(env)
-    check_torch(torch)
+    check_torch(torch.version)
     if mode == "cpu":
         return Decision("cpu", "MISH_CUDA_BUILD=cpu")
     if torch.cuda is None:
-        kind = f"a ROCm build (HIP {torch.hip})" if torch.hip else "a CPU build"
+        kind = f"an XPU build (SYCL {torch.xpu})" if torch.xpu else "a CPU build"
+        kind = f"a ROCm build (HIP {torch.hip})" if torch.hip else kind
+        reason = f"torch {torch.version} is {kind}"
+        remedy = "Install a torch that is built for CUDA"
         if mode == "cuda":
             raise BuildError(
-                f"a CUDA build was asked for, but torch {torch.version} is {kind}. Install a torch "
-                "that is built for CUDA, or set MISH_CUDA_BUILD=cpu."
+                f"a CUDA build was asked for, but {reason}. {remedy}, or set MISH_CUDA_BUILD=cpu."
             )
-        return Decision("cpu", f"torch {torch.version} is {kind}")
+        return Decision("cpu", reason, remedy=remedy)
 
-    toolkits, rejected = find_toolkits(env, package_dirs)
+    toolkits, rejected = nvcc.find(env, package_dirs)
     built_for = f"torch {torch.version} is built for CUDA {torch.cuda}"
-    fitting = next((t for t in toolkits if t.major == torch.cuda.partition(".")[0]), None)
+    major = torch.cuda.partition(".")[0]
+    fitting = next((t for t in toolkits if t.major == major), None)
     if fitting is None:
         found = "; ".join([*map(str, toolkits), *rejected]) or "no nvcc was found"
+        instead = nvrtc.find(major, package_dirs)
+        if isinstance(instead, Nvrtc):
+            reason = f"{built_for}, but {found}, so {instead} compiles the kernels"
+            return Decision("cuda", reason, instead, arch_list(env, instead))
+        reason, remedy = f"{built_for}, but {found}; {instead}", how_to_get_nvcc(torch.cuda)
         if mode == "cuda":
-            advice = how_to_get_nvcc(torch.cuda)
-            raise BuildError(f"{built_for}, but {found}. {advice}, or set MISH_CUDA_BUILD=cpu.")
-        return Decision("cpu", f"{built_for}, but {found}")
+            raise BuildError(f"{reason}. {remedy}. For CPU kernels only: MISH_CUDA_BUILD=cpu.")
+        return Decision("cpu", reason, remedy=remedy)
     passed_over = [f"passed over {t}" for t in toolkits[: toolkits.index(fitting)]]
     reason = "; ".join([f"{built_for}, {fitting}", *passed_over, *rejected])
     return Decision("cuda", reason, fitting, arch_list(env, fitting))
 
 
-def check_torch(torch: Torch) -> None:
-    """Refuses a torch that pip would replace right after building for it."""
-    if tuple(int(n) for n in re.findall(r"\d+", torch.version)[:2]) < OLDEST_TORCH:
+def check_torch(version: str) -> None:
+    """Refuses a torch that pip would replace, by one of another CUDA perhaps."""
+    if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
         raise BuildError(
-            f"torch {oldest} or later is needed, but torch {torch.version} is installed. "
+            f"torch {oldest} or later is needed, but torch {version} is installed. "
             f"Upgrade it first (pip install 'torch>={oldest}'), then build again."
         )
 
 
 def how_to_get_nvcc(torch_cuda: str) -> str:
     """The advice for a machine without the nvcc that fits torch's CUDA version."""
-    if int(torch_cuda.partition(".")[0]) < 13:  # the older packages hold no nvcc
-        return f"Install the CUDA {torch_cuda} toolkit and set CUDA_HOME to it"
+    if int(torch_cuda.partition(".")[0]) < 13:
+        return (
+            f"Install NVIDIA's toolkit of CUDA {torch_cuda} and set CUDA_HOME to it, or in conda "
+            f"`conda install conda-forge::cuda-nvcc={torch_cuda}`, or take an nvidia/cuda image of "
+            f"that version with -devel in its name; pip's packages for CUDA 12 hold no nvcc"
+        )
     # Naming all five keeps pip from mixing versions: the compiler's package does not pin its parts.
     return (
         "Install a compiler beside torch with `pip install "
-        f'"cuda-toolkit[nvcc,nvvm,crt,cccl,cudart]=={torch_cuda}.*"`, set CUDA_HOME to a toolkit '
-        f"of CUDA {torch_cuda}"
+        f'"cuda-toolkit[nvcc,nvvm,crt,cccl,cudart]=={torch_cuda}.*"`, or set CUDA_HOME to a '
+        f"toolkit of CUDA {torch_cuda}"
     )
 
 
-def find_toolkits(
-    env: Mapping[str, str], package_dirs: Sequence[Path]
-) -> tuple[list[Toolkit], list[str]]:
-    """All usable toolkits in the order of preference, and why each other candidate is none."""
-    toolkits: list[Toolkit] = []
-    rejected: list[str] = []
-    for origin, folder in _compiler_folders(env, package_dirs):
-        nvcc = shutil.which("nvcc", path=str(folder))
-        if nvcc is None:
-            if origin in ROOT_VARIABLES:
-                rejected.append(f"{origin} is set, but there is no nvcc in {folder}")
-            continue
-        try:
-            toolkit = probe(Path(nvcc), origin)
-        except BuildError as error:
-            rejected.append(str(error))
-            continue
-        if all(toolkit.root != known.root for known in toolkits):
-            toolkits.append(toolkit)
-    return toolkits, rejected
-
-
-def _compiler_folders(
-    env: Mapping[str, str], package_dirs: Sequence[Path]
-) -> Iterator[tuple[str, Path]]:
-    """Where an nvcc may lie, in the order of preference: (origin, folder)."""
-    for variable in ROOT_VARIABLES:
-        if env.get(variable):
-            yield variable, Path(env[variable], "bin")
-    for name in filter(None, env.get("PATH", "").split(os.pathsep)):
-        yield "PATH", Path(name)
-    for pattern in SYSTEM_TOOLKITS:
-        for root in sorted(glob.glob(pattern), reverse=True):
-            yield "system", Path(root, "bin")
-    for packages in package_dirs:
-        for binaries in sorted(packages.glob("nvidia/cu[0-9]*/bin")):
-            yield "pip", binaries
-
-
-def probe(nvcc: Path, origin: str) -> Toolkit:
-    """Asks an nvcc what it is and where its toolkit lies."""
-    version = re.search(r"release (\d+\.\d+), V([\d.]+)", _output(nvcc, "--version"))
-    if version is None:
-        raise BuildError(f"{nvcc} (from {origin}) does not tell its version when called")
-    # An nvcc on PATH may be a script that calls the real one, with no headers near it. The real
-    # one names its toolkit in a dry run.
-    top = re.search(r"^#\$ TOP=(.+)$", _output(nvcc, "--dryrun", "-x", "cu", os.devnull), re.M)
-    root = Path(top[1]).resolve() if top else nvcc.resolve().parent.parent
-    if shutil.which("nvcc", path=str(root / "bin")) is None:
-        raise BuildError(f"{nvcc} (from {origin}) names {root}, which has no bin/nvcc")
-    codes = re.findall(r"^sm_(\d+)(\d)$", _output(nvcc, "--list-gpu-code"), re.M)
-    archs = tuple(f"{major}.{minor}" for major, minor in codes)
-    return Toolkit(root, version[1], version[2], archs, origin)
-
-
-def arch_list(env: Mapping[str, str], toolkit: Toolkit) -> str:
-    """The value of TORCH_CUDA_ARCH_LIST: the user's, else the defaults that this nvcc knows."""
-    wanted = env.get("TORCH_CUDA_ARCH_LIST")
-    if wanted:
-        # Names, such as Ampere, are torch's to know.
-        numbers = re.findall(r"(?<![\w.])(\d+\.\d)[af]?(?![\w.])", wanted)
-        if unknown := [number for number in numbers if number not in toolkit.archs]:
-            raise BuildError(
-                f"TORCH_CUDA_ARCH_LIST is {wanted!r}, but {toolkit} cannot compile for "
-                f"{', '.join(unknown)}; it can for {', '.join(toolkit.archs)}. Leave the others "
-                f"out, or unset it: the default is what there is of {', '.join(DEFAULT_ARCHS)}."
-            )
-        return wanted
-    archs = [arch for arch in DEFAULT_ARCHS if arch in toolkit.archs]
-    if not archs:
+def arch_list(env: Mapping[str, str], toolkit: Toolkit | Nvrtc) -> str:
+    """What to compile for, such as "8.0;9.0a;12.0+PTX": the user's list, else the defaults."""
+    wanted = env.get("TORCH_CUDA_ARCH_LIST", "")
+    default = [arch for arch in DEFAULT_ARCHS if arch in toolkit.archs]
+    items = re.findall(r"[^\s;,]+", wanted) or [*default[:-1], *(f"{a}+PTX" for a in default[-1:])]
+    if not items:
         raise BuildError(
             f"{toolkit} compiles for none of {', '.join(DEFAULT_ARCHS)}. "
             "Set TORCH_CUDA_ARCH_LIST to what your GPU needs."
         )
-    return ";".join(archs) + "+PTX"
+    archs: dict[str, str] = {}
+    for item in items:
+        name = item.lower().removesuffix("+ptx")
+        found = _archs_called(name, env, toolkit)
+        if not found or any(arch.rstrip("af") not in toolkit.archs for arch in found):
+            raise BuildError(
+                f"TORCH_CUDA_ARCH_LIST is {wanted!r}, but {toolkit} cannot compile for {item}; it "
+                f"can for {', '.join(toolkit.archs)} (written 9.0, 90, sm_90, 9.0a or 9.0+PTX), "
+                "for generations such as Hopper, and for native where nvidia-smi finds a GPU. "
+                f"Unset it for the default, {';'.join(default)}+PTX."
+            )
+        archs |= {arch: archs.get(arch, "") for arch in found}
+        if item.lower() != name or name in ("native", *GENERATIONS):
+            archs[found[-1]] = "+PTX"
+    return ";".join(arch + ptx for arch, ptx in archs.items())
 
 
-def compiler_version(env: Mapping[str, str]) -> str:
-    """The first line that the C++ compiler says of itself; refuses a machine that has none."""
-    if os.name == "nt":
-        return "MSVC"  # setuptools looks for it in places of its own
-    name, *arguments = shlex.split(env.get("CXX") or "c++")
-    compiler = shutil.which(name, path=env.get("PATH"))
-    if compiler is None:
+def _archs_called(name: str, env: Mapping[str, str], toolkit: Toolkit | Nvrtc) -> list[str]:
+    """The architectures that a user means by 9.0, 9, 90, sm_90, 9.0a, Hopper or native."""
+    if name == "native":
+        query = ("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
+        told = output(*query, path=env.get("PATH"))
+        return sorted(set(re.findall(r"^\d+\.\d$", told, re.M)), key=float)
+    if name in GENERATIONS:
+        return [arch for arch in GENERATIONS[name] if arch in toolkit.archs]
+    known = {key: a for a in toolkit.archs for key in (a, a.replace(".", ""), a.removesuffix(".0"))}
+    parts = re.fullmatch(r"(?:sm_)?([\d.]+)([af]?)", name)
+    if parts is None or parts[1] not in known:
+        return []
+    arch = known[parts[1]] + parts[2]
+    if isinstance(toolkit, Nvrtc):
+        return [known[parts[1]]]  # the kernels use nothing that is special to a variant
+    # nvcc lists no variants, but knows which there are.
+    trial = (f"-arch=sm_{arch.replace('.', '')}", "--dryrun", "-x", "cu", os.devnull)
+    refused = parts[2] and "fatal" in output(toolkit.root / "bin" / "nvcc", *trial)
+    return [] if refused else [arch]
+
+
+def targets(archs: str) -> list[str]:
+    """What the compilers call the architectures: sm_90 (machine code), compute_90 (PTX)."""
+    numbers = [arch.replace(".", "") for arch in archs.split(";")]
+    ptx = [f"compute_{n.removesuffix('+PTX')}" for n in numbers if n.endswith("+PTX")]
+    return [*(f"sm_{n.removesuffix('+PTX')}" for n in numbers), *ptx]
+
+
+def nvcc_flags(env: Mapping[str, str], archs: str) -> list[str]:
+    """Flags of nvcc. With an architecture among them torch reads no TORCH_CUDA_ARCH_LIST itself."""
+    flags = [*NVCC_FLAGS, f"--threads={env.get('MAX_JOBS') or 0}"]  # 0: one for each processor
+    for target in targets(archs):
+        flags.append(f"-gencode=arch=compute_{target.partition('_')[2]},code={target}")
+    if os.name != "nt":  # the compiler of the other sources, which nvcc would not take from CXX
+        flags.append(f"-ccbin={env.get('NVCC_CCBIN') or compiler(env)[0]}")
+    return flags
+
+
+def check_environment(env: Mapping[str, str]) -> None:
+    """Refuses variables that would fail in the middle of a build, or change the arithmetic."""
+    if not re.fullmatch(r"([1-9]\d*)?", env.get("MAX_JOBS", "")):
+        raise BuildError(f"MAX_JOBS must be a number, 1 or more, but is {env['MAX_JOBS']!r}.")
+    for variable, flags in INEXACT.items():
+        try:
+            shlex.split(env.get(variable, ""))
+        except ValueError as error:
+            raise BuildError(f"{variable} is {env[variable]!r}: {error}. Correct it.") from None
+        if found := re.search(rf"(?<!\S)({flags})(?!\S)", env.get(variable, "")):
+            raise BuildError(
+                f"{variable} has {found[0]}, which changes what floating-point operations give. "
+                "Take it out and build again."
+            )
+
+
+def check_writable(folders: Sequence[str | Path]) -> None:
+    """Refuses a source folder in which a build would end half-way."""
+    for folder in folders:
+        if not os.access(folder, os.W_OK):
+            raise BuildError(
+                f"{Path(folder).absolute()} cannot be written, and a build leaves its files there. "
+                "If another user's build made that folder, remove it; else copy the source folder "
+                "to a place of your own (cp -r) and install from there."
+            )
+
+
+def without_launcher(command: str) -> list[str]:
+    """The words of `ccache g++ -m64`, say, without the first: torch starts ccache by itself."""
+    words = shlex.split(command)
+    return words[1:] if len(words) > 1 and not words[1].startswith("-") else words
+
+
+def compiler(env: Mapping[str, str]) -> list[str]:
+    """The C++ compiler's program and its arguments; refuses a machine that has none."""
+    words = without_launcher(env.get("CXX", "")) or ["c++"]
+    if shutil.which(words[0], path=env.get("PATH")) is None:
         raise BuildError(
-            f"no C++ compiler: {name!r} is not on PATH. Install one (Debian, Ubuntu: apt "
+            f"no C++ compiler: {words[0]!r} is not on PATH. Install one (Debian, Ubuntu: apt "
             "install g++; Fedora: dnf install gcc-c++; conda: conda install gxx; macOS: "
             "xcode-select --install) or set CXX. To install without compiled kernels, in pure "
             "Python: MISH_CUDA_BUILD=none pip install ."
         )
-    return _output(compiler, *arguments, "--version").partition("\n")[0]
+    return words
+
+
+def compiler_version(env: Mapping[str, str]) -> str:
+    """The first line that the C++ compiler says of itself."""
+    if os.name == "nt":
+        return "MSVC"  # setuptools looks for it in places of its own
+    words = compiler(env)
+    told = output(*words, "--version", path=env.get("PATH")).strip()
+    if not told:
+        raise BuildError(
+            f"{shlex.join(words)} does not tell its version when called, as a C++ compiler does. "
+            "Set CXX to one, or unset it for c++."
+        )
+    return told.partition("\n")[0]
 
 
 def check_python_headers(include: Path) -> None:
@@ -257,26 +318,32 @@ def check_python_headers(include: Path) -> None:
         )
 
 
-def facts(decision: Decision, torch: Torch, cxx: str) -> str:
-    """The text of mish_cuda/_build.py, readable also where the compiled module cannot be loaded."""
+def objects_folder(env: Mapping[str, str], *causes: object) -> Path:
+    """Where objects are compiled. Each torch, Python, compiler and mode has a folder of its own:
+    the times of files do not tell for which of them an object was made."""
+    program = shutil.which("cl" if os.name == "nt" else compiler(env)[0], path=env.get("PATH"))
+    flags = [env.get(name) for name in FLAGS]
+    key = hashlib.sha256(repr((causes, program, flags)).encode()).hexdigest()[:16]
+    return Path("build", f"objects-{key}")
+
+
+def facts(decision: Decision, torch: Torch, cxx: str, python: str) -> str:
+    """C++ code that puts facts of the build into the module, where they can be read also if it
+    cannot be loaded, and belong to no other; `python` is the suffix of modules.
+
+    No constant: what may be written to lies at the end of the file, so a module that was cut off
+    has no facts.
+    """
     toolkit = decision.toolkit
-    constants = {
-        "MODE": decision.mode,
-        "REASON": decision.reason,
-        "TORCH": torch.version,
-        "CUDA": toolkit.version if toolkit else None,
-        "NVCC": toolkit.nvcc if toolkit else None,
-        "ARCHS": decision.archs,
-        "CXX": cxx,
+    told = {
+        "mode": decision.mode,
+        "reason": decision.reason,
+        "remedy": decision.remedy,
+        "torch": torch.version,
+        "python": python,
+        "compiler": cxx,
+        "cuda": toolkit.version if toolkit else None,
+        "nvcc": toolkit.nvcc if isinstance(toolkit, Toolkit) else None,
+        "architectures": decision.archs,
     }
-    lines = [f"{name}: str | None = {value!r}" for name, value in constants.items()]
-    return "\n".join(['"""Written by the build: what it made, and why."""\n', *lines, ""])
-
-
-def _output(*command: str | Path) -> str:
-    """What a command prints, or nothing where it cannot be run."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except OSError:
-        return ""
-    return done.stdout + done.stderr  # a dry run of nvcc goes to stderr
+    return f'char mish_cuda_facts[] = R"facts(mish_cuda facts: {json.dumps(told)})facts";\n'

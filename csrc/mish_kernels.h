@@ -1,5 +1,5 @@
-// The interface between the kernels and whatever holds the tensors: raw pointers, sizes in
-// elements, strides in bytes. No torch type crosses it.
+// The interface between the kernels and the code that holds the tensors: raw pointers, sizes in
+// elements, strides in bytes, no torch types.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,8 @@ namespace mish {
 /// Element types. Half types are computed in float and rounded once, to nearest even.
 enum class DType { kFloat, kDouble, kHalf, kBFloat16 };
 
-/// What a kernel writes to operand 0, reading operands 1, 2, 3. All have one dtype and one shape;
-/// operand 0 may be the same memory as an input, element for element, but may not overlap one
-/// otherwise.
+/// The function that a kernel writes to operand 0, from operands 1, 2, 3. All have one dtype and
+/// one shape. Operand 0 may be an input, element for element, but may not overlap one otherwise.
 enum class Op {
   kForward,         // out = f(x)               operands: out, x
   kBackward,        // out = g f'(x)            operands: out, g, x
@@ -23,7 +22,7 @@ inline constexpr int kInputs = static_cast<int>(op) + 1;
 
 namespace cpu {
 
-/// Instruction sets that the kernels are compiled for. kBaseline is whatever the compiler targets.
+/// Instruction sets that the kernels are compiled for. kBaseline is the compiler's default target.
 enum class Isa { kBaseline, kAvx2, kAvx512 };
 
 /// Works on a size0 x size1 block. `data` holds one pointer an operand; `strides` their steps in
@@ -48,10 +47,10 @@ Loop loop(Op op, DType dtype, Isa isa);
 
 namespace cuda {
 
-constexpr int kMaxDims = 16;
+inline constexpr int kMaxDims = 16;
 
-/// What a kernel works on: the pointers, and one set of sizes with strides in bytes for each
-/// operand, innermost dimension first. No size is 0. Pointers need the alignment of one element
+/// The operands of a kernel: pointers, and common sizes with strides in bytes for each operand,
+/// innermost dimension first. No size is 0. Pointers need the alignment of one element
 /// only; dense operands (one dimension, stride of one element) on 16-byte boundaries run fastest.
 struct Operands {
   void* data[4];

@@ -11,7 +11,7 @@
 #else
 #pragma GCC target("avx2,fma,f16c")
 #endif
-#include "cpu/arithmetic.h"
+#include "mish_math.h"
 
 namespace mish::cpu {
 namespace {
@@ -48,9 +48,19 @@ struct Double {
 
 using Float16 = Float;
 
+/// All lanes, in double.
+MISH_INLINE double sum(Double::V x) {
+  const __m128d pair = _mm_add_pd(_mm256_castpd256_pd128(x), _mm256_extractf128_pd(x, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)));
+}
+MISH_INLINE double sum(Float::V x) {
+  return sum(_mm256_cvtps_pd(_mm256_castps256_ps128(x)) +
+             _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)));
+}
+
 /// There are registers for two steps of one part at a time.
 template <int kParts>
-constexpr bool kOverlaps = kParts == 1;
+constexpr bool kPipelined = kParts == 1;
 
 MISH_INLINE void load(const float* from, Float::V (&x)[1]) { x[0] = _mm256_loadu_ps(from); }
 MISH_INLINE void store(float* to, const Float::V (&x)[1]) { _mm256_storeu_ps(to, x[0]); }
@@ -88,8 +98,10 @@ MISH_INLINE void store(bfloat16_bits* to, const Float::V (&x)[2]) {
 }  // namespace mish::cpu
 
 #include "cpu/loops.h"
+#include "cpu/norm_loops.h"
 
 const mish::cpu::Table mish::cpu::avx2_table = mish::cpu::kTable;
+const mish::cpu::NormTable mish::cpu::avx2_norm_table = mish::cpu::kNormTable;
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

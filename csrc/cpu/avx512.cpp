@@ -12,8 +12,9 @@
 #else
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false, in GCC 12's own headers: PR105593
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
-#include "cpu/arithmetic.h"
+#include "mish_math.h"
 
 namespace mish::cpu {
 namespace {
@@ -52,7 +53,7 @@ using Float16 = Float;
 
 /// There are registers for two steps at a time.
 template <int kParts>
-constexpr bool kOverlaps = true;
+constexpr bool kPipelined = true;
 
 MISH_INLINE void load(const float* from, Float::V (&x)[1]) { x[0] = _mm512_loadu_ps(from); }
 MISH_INLINE void store(float* to, const Float::V (&x)[1]) { _mm512_storeu_ps(to, x[0]); }
@@ -69,10 +70,12 @@ MISH_INLINE void store(half_bits* to, const Float::V (&x)[1]) {
 
 /// Even elements in one register and odd ones in the other: no lane ever moves.
 constexpr int kBFloat16Parts = 2;
-MISH_INLINE void load(const bfloat16_bits* from, Float::V (&x)[2]) {
-  const __m512i pairs = _mm512_loadu_si512(from);
+MISH_INLINE void split(__m512i pairs, Float::V (&x)[2]) {
   x[0] = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
   x[1] = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(~0xffff)));
+}
+MISH_INLINE void load(const bfloat16_bits* from, Float::V (&x)[2]) {
+  split(_mm512_loadu_si512(from), x);
 }
 /// To nearest even, in the upper half: see baseline.cpp.
 MISH_INLINE __m512i rounded(Float::V x) {
@@ -81,17 +84,76 @@ MISH_INLINE __m512i rounded(Float::V x) {
   const __m512i sum = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
   return _mm512_mask_add_epi32(sum, odd, sum, _mm512_set1_epi32(1));
 }
-MISH_INLINE void store(bfloat16_bits* to, const Float::V (&x)[2]) {
+MISH_INLINE __m512i joined(const Float::V (&x)[2]) {
   const __m512i even = _mm512_srli_epi32(rounded(x[0]), 16);
-  _mm512_storeu_si512(to, _mm512_mask_blend_epi16(0xaaaaaaaa, even, rounded(x[1])));
+  return _mm512_mask_blend_epi16(0xaaaaaaaa, even, rounded(x[1]));
+}
+MISH_INLINE void store(bfloat16_bits* to, const Float::V (&x)[2]) {
+  _mm512_storeu_si512(to, joined(x));
+}
+
+// The first n elements, and a filling behind them.
+MISH_INLINE __mmask32 first(int64_t n) { return static_cast<__mmask32>((uint64_t{1} << n) - 1); }
+MISH_INLINE void load_some(const float* from, int64_t n, float filling, Float::V (&x)[1]) {
+  x[0] = _mm512_mask_loadu_ps(_mm512_set1_ps(filling), first(n), from);
+}
+MISH_INLINE void store_some(float* to, int64_t n, const Float::V (&x)[1]) {
+  _mm512_mask_storeu_ps(to, first(n), x[0]);
+}
+MISH_INLINE void load_some(const double* from, int64_t n, double filling, Double::V (&x)[1]) {
+  x[0] = _mm512_mask_loadu_pd(_mm512_set1_pd(filling), first(n), from);
+}
+MISH_INLINE void store_some(double* to, int64_t n, const Double::V (&x)[1]) {
+  _mm512_mask_storeu_pd(to, first(n), x[0]);
+}
+MISH_INLINE void load_some(const half_bits* from, int64_t n, half_bits filling, Float::V (&x)[1]) {
+  x[0] = _mm512_cvtph_ps(
+      _mm256_mask_loadu_epi16(_mm256_set1_epi16(static_cast<int16_t>(filling)), first(n), from));
+}
+MISH_INLINE void store_some(half_bits* to, int64_t n, const Float::V (&x)[1]) {
+  _mm256_mask_storeu_epi16(to, first(n), _mm512_cvtps_ph(x[0], _MM_FROUND_TO_NEAREST_INT));
+}
+MISH_INLINE void load_some(const bfloat16_bits* from, int64_t n, bfloat16_bits filling,
+                           Float::V (&x)[2]) {
+  split(_mm512_mask_loadu_epi16(_mm512_set1_epi16(static_cast<int16_t>(filling)), first(n), from),
+        x);
+}
+MISH_INLINE void store_some(bfloat16_bits* to, int64_t n, const Float::V (&x)[2]) {
+  _mm512_mask_storeu_epi16(to, first(n), joined(x));
+}
+
+/// All lanes, in double.
+MISH_INLINE double sum(Double::V x) { return _mm512_reduce_add_pd(x); }
+MISH_INLINE double sum(Float::V x) {
+  return sum(_mm512_cvtps_pd(_mm512_castps512_ps256(x)) +
+             _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)));
+}
+/// Both at once.
+MISH_INLINE void add_sums(Double::V x, Double::V y, double (&totals)[2]) {
+  const __m512d pairs = _mm512_unpacklo_pd(x, y) + _mm512_unpackhi_pd(x, y);
+  const __m256d four = _mm512_castpd512_pd256(pairs) + _mm512_extractf64x4_pd(pairs, 1);
+  const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
+  _mm_storeu_pd(totals, _mm_loadu_pd(totals) + two);
+}
+MISH_INLINE __m256 halves(Float::V x) {
+  return _mm512_castps512_ps256(x) + _mm512_extractf32x8_ps(x, 1);
+}
+MISH_INLINE void add_sums(Float::V x, Float::V y, double (&totals)[2]) {
+  const __m256 a = halves(x), b = halves(y);
+  const __m256 eight = _mm256_unpacklo_ps(a, b) + _mm256_unpackhi_ps(a, b);
+  const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
+  const __m128d two = _mm_cvtps_pd(four + _mm_movehl_ps(four, four));
+  _mm_storeu_pd(totals, _mm_loadu_pd(totals) + two);
 }
 
 }  // namespace
 }  // namespace mish::cpu
 
 #include "cpu/loops.h"
+#include "cpu/norm_loops.h"
 
 const mish::cpu::Table mish::cpu::avx512_table = mish::cpu::kTable;
+const mish::cpu::NormTable mish::cpu::avx512_norm_table = mish::cpu::kNormTable;
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

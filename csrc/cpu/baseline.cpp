@@ -2,8 +2,8 @@
 // for its own target.
 #include <cstring>
 
-#include "cpu/arithmetic.h"
 #include "cpu/table.h"
+#include "mish_math.h"
 
 namespace mish::cpu {
 namespace {
@@ -28,7 +28,9 @@ struct Scalar {
   // Without the instruction, fma() is a slow library call.
   static MISH_INLINE V fma(V a, V b, V c) { return a * b + c; }
 };
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+// Not if -march allows FMA on x86: the bits would depend on flags, and processors with FMA have
+// kernels of their own.
+#if defined(__ARM_FEATURE_FMA) || defined(MISH_BASELINE_FMA)
 struct Float : Scalar<float, uint32_t, 23> {
   static MISH_INLINE float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 };
@@ -47,9 +49,12 @@ using Double = Scalar<double, uint64_t, 52>;
 using Float16 = Scalar<float, uint32_t, 23>;
 #endif
 
-/// A loop that carries a half-done step into its next pass is one that compilers do not vectorise.
+MISH_INLINE double sum(float x) { return x; }
+MISH_INLINE double sum(double x) { return x; }
+
+/// Compilers do not vectorise a pipelined loop.
 template <int kParts>
-constexpr bool kOverlaps = false;
+constexpr bool kPipelined = false;
 
 MISH_INLINE void load(const float* from, float (&x)[1]) { x[0] = *from; }
 MISH_INLINE void store(float* to, const float (&x)[1]) { *to = x[0]; }
@@ -60,8 +65,8 @@ constexpr int kBFloat16Parts = 1;
 MISH_INLINE void load(const bfloat16_bits* from, float (&x)[1]) {
   x[0] = bits_as<float>(static_cast<uint32_t>(*from) << 16);
 }
-/// To nearest even: adds half of the last kept bit, less one if that bit is 0. No NaN is carried
-/// into something else: one that came from a 16-bit input or from the processor has zeros there.
+/// To nearest even: adds half of the last kept bit, less one if that bit is 0. A NaN stays a NaN:
+/// those of a 16-bit input or of the processor have zeros in the low bits, so nothing carries.
 MISH_INLINE void store(bfloat16_bits* to, const float (&x)[1]) {
   const uint32_t bits = bits_as<uint32_t>(x[0]);
   *to = static_cast<bfloat16_bits>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
@@ -96,5 +101,7 @@ MISH_INLINE void store(half_bits* to, const float (&x)[1]) {
 }  // namespace mish::cpu
 
 #include "cpu/loops.h"
+#include "cpu/norm_loops.h"
 
 const mish::cpu::Table mish::cpu::baseline_table = mish::cpu::kTable;
+const mish::cpu::NormTable mish::cpu::baseline_norm_table = mish::cpu::kNormTable;

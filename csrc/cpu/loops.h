@@ -6,7 +6,7 @@
 //   load(const T*, V[]), store(T*, const V[])
 //                          one number, for bfloat16 kBFloat16Parts of them, from and to
 //                          contiguous memory of any alignment
-//   kOverlaps<kParts>      whether a loop begins a step before it ends the one before
+//   kPipelined<kParts>     whether a loop starts the next step before it finishes this one
 //
 // Everything here is in an unnamed namespace: the same names mean different code in each of them.
 #pragma once
@@ -14,7 +14,6 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "cpu/arithmetic.h"
 #include "cpu/table.h"
 #include "mish_math.h"
 
@@ -24,7 +23,7 @@ namespace {
 /// Elements gathered at a time from memory that is not contiguous: three operands stay in L1.
 constexpr int64_t kTile = 512;
 
-/// How a dtype is computed: by which arithmetic, and in how many numbers at a time.
+/// How a dtype is computed: the arithmetic, and the numbers of that arithmetic in a step.
 template <class Arithmetic, int kCount = 1>
 struct Plan {
   using A = Arithmetic;
@@ -53,33 +52,33 @@ MISH_INLINE typename A::V derivative(const Point<A>& x) {
   }
 }
 
-/// The x of a step, one for each part.
+/// The arguments of a step, one number for each part.
 template <class T>
 struct Points {
-  Point<typename PlanOf<T>::A> of[PlanOf<T>::kParts];
+  Point<typename PlanOf<T>::A> parts[PlanOf<T>::kParts];
 };
 
 /// First half of a step, elements i to i + kWidth. x is the last input.
 template <Op op, class T>
-MISH_INLINE Points<T> begin(const T* const* in, int64_t i) {
+MISH_INLINE Points<T> start_step(const T* const* in, int64_t i) {
   using P = PlanOf<T>;
   typename P::A::V x[P::kParts];
   load(in[kInputs<op> - 1] + i, x);
   Points<T> points;
-  for (int part = 0; part < P::kParts; ++part) points.of[part] = Point<typename P::A>(x[part]);
+  for (int part = 0; part < P::kParts; ++part) points.parts[part] = Point<typename P::A>(x[part]);
   return points;
 }
 
 /// Second half: f(x), g f'(x) or h g f''(x). All inputs are read before the output is written.
 template <Op op, class T>
-MISH_INLINE void end(T* out, const T* const* in, int64_t i, const Points<T>& x) {
+MISH_INLINE void finish_step(T* out, const T* const* in, int64_t i, const Points<T>& x) {
   using P = PlanOf<T>;
   using V = typename P::A::V;
   constexpr int kFactors = kInputs<op> - 1;
   V factors[kFactors + 1][P::kParts], result[P::kParts];  // + 1: f has no factor, C++ no V[0]
   for (int k = 0; k < kFactors; ++k) load(in[k] + i, factors[k]);
   for (int part = 0; part < P::kParts; ++part) {
-    result[part] = derivative<op>(x.of[part]);
+    result[part] = derivative<op>(x.parts[part]);
     for (int k = kFactors - 1; k >= 0; --k) result[part] = factors[k][part] * result[part];
   }
   store(out + i, result);
@@ -87,14 +86,14 @@ MISH_INLINE void end(T* out, const T* const* in, int64_t i, const Points<T>& x) 
 
 template <Op op, class T>
 MISH_INLINE void step(T* out, const T* const* in, int64_t i) {
-  end<op>(out, in, i, begin<op>(in, i));
+  finish_step<op>(out, in, i, start_step<op>(in, i));
 }
 
-/// Asks for memory some iterations ahead of `place`, for reading or for writing. Prefetchers of a
-/// processor may stop at every page, and the arithmetic leaves its window too short to look past
-/// one: without this, fp32 tensors larger than the caches took 1.3 times as long on a Xeon with
-/// AVX-512. An EPYC of the fifth generation does not need it (0.97 to 1.1 times). Past the end is
-/// harmless, but only as a number: no pointer may go there.
+/// Prefetches memory some iterations ahead of `place`, for reading or for writing. A processor's
+/// own prefetchers may stop at page boundaries, and out-of-order execution does not reach past one
+/// through this much arithmetic: without this, fp32 tensors larger than the caches took 1.3 times
+/// as long on a Xeon with AVX-512. An EPYC of the fifth generation does not need it (0.97 to 1.1
+/// times). Addresses past the end are harmless, but C++ allows them only as numbers, not pointers.
 template <int kForWriting, class T>
 MISH_INLINE void prefetch(const T* place) {
 #if defined(__GNUC__)
@@ -116,19 +115,19 @@ MISH_INLINE void prefetch_operands(T* out, const T* const* in, int64_t i) {
 template <Op op, class T>
 MISH_INLINE void whole_steps(T* out, const T* const* in, int64_t n) {
   using P = PlanOf<T>;
-  if constexpr (kOverlaps<P::kParts>) {
-    // A step is one long chain of results that wait for each other. In halves, of two steps at a
-    // time, the processor sees far enough ahead to keep its units busy.
+  if constexpr (kPipelined<P::kParts>) {
+    // Software pipelining: a step is one long chain of dependent operations. The start of the next
+    // step is independent of the end of this one, so that the processor can overlap the two.
     if (n < P::kWidth) return;
-    Points<T> x = begin<op>(in, 0);
+    Points<T> x = start_step<op>(in, 0);
     int64_t i = 0;
     for (; i <= n - 2 * P::kWidth; i += P::kWidth) {
       prefetch_operands<op>(out, in, i);
-      const Points<T> next = begin<op>(in, i + P::kWidth);
-      end<op>(out, in, i, x);
+      const Points<T> next = start_step<op>(in, i + P::kWidth);
+      finish_step<op>(out, in, i, x);
       x = next;
     }
-    end<op>(out, in, i, x);
+    finish_step<op>(out, in, i, x);
   } else {
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC ivdep  // out is an input itself or apart from it
@@ -141,7 +140,7 @@ MISH_INLINE void whole_steps(T* out, const T* const* in, int64_t n) {
 }
 
 /// n contiguous elements. The last few go through a padded buffer and the same instructions, so
-/// that their bits are those of any other place and nothing beyond the end is touched.
+/// that their bits are those of any other place, and nothing beyond the end is read or written.
 template <Op op, class T>
 void contiguous(T* out, const T* const* in, int64_t n) {
   constexpr int kWidth = PlanOf<T>::kWidth;
@@ -158,7 +157,7 @@ void contiguous(T* out, const T* const* in, int64_t n) {
   for (int64_t j = first; j < n; ++j) out[j] = result[j - first];
 }
 
-/// A place in a strided size0 x size1 block, moved along by copying elements out of it or into it.
+/// A position in a strided size0 x size1 block; copying elements from or to the block advances it.
 template <class T>
 class Cursor {
  public:
@@ -226,12 +225,12 @@ void loop(char* const* data, const int64_t* strides, int64_t size0, int64_t size
 }
 
 template <Op op>
-constexpr std::array<Loop, 4> row_of() {
+constexpr std::array<Loop, 4> loops_by_dtype() {
   return {loop<op, float>, loop<op, double>, loop<op, half_bits>, loop<op, bfloat16_bits>};
 }
 
-constexpr Table kTable = {row_of<Op::kForward>(), row_of<Op::kBackward>(),
-                          row_of<Op::kDoubleBackward>()};
+constexpr Table kTable = {loops_by_dtype<Op::kForward>(), loops_by_dtype<Op::kBackward>(),
+                          loops_by_dtype<Op::kDoubleBackward>()};
 
 }  // namespace
 }  // namespace mish::cpu

@@ -7,26 +7,25 @@
 #include <cstring>
 
 #include "cuda/arithmetic.cuh"
+#include "cuda/parameters.h"
 
 namespace mish::cuda {
 
-template <class T>
-struct PlanOf;
-template <>
-struct PlanOf<float> {
-  using A = RefinedFloat;
+/// The arithmetic for packs of N elements, and the number that an element is unpacked to.
+template <class T, int N>
+struct PlanOf {  // 16 bits
+  using A = PlainFloat<typename FloatLanes<N>::L>;
+  using Number = float;
 };
-template <>
-struct PlanOf<double> {
-  using A = RefinedDouble;
+template <int N>
+struct PlanOf<float, N> {
+  using A = RefinedFloat<typename FloatLanes<N>::L>;
+  using Number = float;
 };
-template <>
-struct PlanOf<__half> {
-  using A = PlainFloat;
-};
-template <>
-struct PlanOf<__nv_bfloat16> {
-  using A = PlainFloat;
+template <int N>
+struct PlanOf<double, N> {
+  using A = RefinedDouble<Double>;
+  using Number = double;
 };
 
 /// N elements, aligned so that they move in one access.
@@ -34,6 +33,53 @@ template <class T, int N>
 struct alignas(sizeof(T) * N) Pack {
   T element[N];
 };
+
+/// The pack at place `i`, counted in packs, of memory aligned for packs.
+template <int N, class T>
+__device__ __forceinline__ Pack<T, N> load(const T* from, uint64_t i) {
+  Pack<T, N> result;
+#if MISH_STREAMING
+  if constexpr (sizeof(result) == sizeof(uint4)) {
+    const uint4 bits = __ldcs(reinterpret_cast<const uint4*>(from) + i);
+    memcpy(&result, &bits, sizeof(bits));
+    return result;
+  }
+#endif
+  result = reinterpret_cast<const Pack<T, N>*>(from)[i];
+  return result;
+}
+template <class T, int N>
+__device__ __forceinline__ void store(T* to, uint64_t i, const Pack<T, N>& pack) {
+#if MISH_STREAMING
+  if constexpr (sizeof(pack) == sizeof(uint4)) {
+    uint4 bits;
+    memcpy(&bits, &pack, sizeof(bits));
+    return __stcs(reinterpret_cast<uint4*>(to) + i, bits);
+  }
+#endif
+  reinterpret_cast<Pack<T, N>*>(to)[i] = pack;
+}
+
+/// The same where only the first `left` elements of the pack may be touched, perhaps none.
+template <int N, class T>
+__device__ __forceinline__ Pack<T, N> load_up_to(int64_t left, const T* from, uint64_t i) {
+  if (left >= N) return load<N>(from, i);
+  Pack<T, N> result = {};
+#pragma unroll
+  for (int j = 0; j < N; ++j) {
+    if (j < left) result.element[j] = from[i * N + j];
+  }
+  return result;
+}
+template <class T, int N>
+__device__ __forceinline__ void store_up_to(int64_t left, T* to, uint64_t i,
+                                            const Pack<T, N>& pack) {
+  if (left >= N) return store(to, i, pack);
+#pragma unroll
+  for (int j = 0; j < N; ++j) {
+    if (j < left) to[i * N + j] = pack.element[j];
+  }
+}
 
 template <class T, int N>
 __device__ __forceinline__ void unpack(const Pack<T, N>& from, T (&to)[N]) {

@@ -18,8 +18,14 @@
 namespace mish {
 namespace {
 
-DType dtype_of(const at::Tensor& self) {
-  switch (self.scalar_type()) {
+/// torch.ops passes None as an undefined tensor.
+void check_defined(const char* name, const at::Tensor& tensor) {
+  TORCH_CHECK_TYPE(tensor.defined(), "mish: expected ", name,
+                   " to be a tensor, got None. Pass one.");
+}
+
+DType dtype_of(at::ScalarType dtype) {
+  switch (dtype) {
     case at::kFloat:
       return DType::kFloat;
     case at::kDouble:
@@ -30,23 +36,36 @@ DType dtype_of(const at::Tensor& self) {
       return DType::kBFloat16;
     default:
       TORCH_CHECK_NOT_IMPLEMENTED(
-          false, "mish: expected a float32, float64, float16 or bfloat16 tensor, got ",
-          self.scalar_type(), ". Convert it first, for example with input.float().");
+          false, "mish: expected a float32, float64, float16 or bfloat16 tensor, got ", dtype,
+          ". Convert it first, for example with input.float().");
   }
 }
 
-void check_dtype_and_device(const char* name, const at::Tensor& other, const at::Tensor& self) {
-  TORCH_CHECK(other.scalar_type() == self.scalar_type(), "mish: expected ", name,
-              " to have the dtype of the input, ", self.scalar_type(), ", got ",
-              other.scalar_type(), ".");
+DType dtype_of(const at::Tensor& self) {
+  check_defined("input", self);
+  return dtype_of(self.scalar_type());
+}
+
+void check_device(const char* name, const at::Tensor& other, const at::Tensor& self) {
+  check_defined("input", self);
+  check_defined(name, other);
   TORCH_CHECK(other.device() == self.device(), "mish: expected ", name,
               " to be on the device of the input, ", self.device(), ", got ", other.device(), ".");
+}
+
+void check_out(const at::Tensor& out, const at::Tensor& self) {
+  check_device("out", out, self);
+  TORCH_CHECK(out.scalar_type() == self.scalar_type(),
+              "mish: expected out to have the dtype of the input, ", self.scalar_type(), ", got ",
+              out.scalar_type(), ".");
 }
 
 }  // namespace
 
 void check_like(const char* name, const at::Tensor& other, const at::Tensor& self) {
-  check_dtype_and_device(name, other, self);
+  TORCH_CHECK(!other.is_complex(), "mish: expected ", name, " to be real as the input, ",
+              self.scalar_type(), ", got ", other.scalar_type(), ".");
+  check_device(name, other, self);
   TORCH_CHECK(other.sym_sizes() == self.sym_sizes(), "mish: expected ", name,
               " to have the shape of the input, ", self.sym_sizes(), ", got ", other.sym_sizes(),
               ".");
@@ -57,15 +76,21 @@ namespace {
 #ifdef MISH_WITH_CUDA
 void run_cuda(Op op, DType dtype, at::TensorIteratorBase& iter) {
   if (iter.numel() == 0) return;
-  // The dispatcher leaves the current device as it was, which may be another one than the tensors'.
+  // The dispatcher does not set the current device, which may differ from that of the tensors.
   const c10::cuda::CUDAGuard device_guard(iter.device(0));
   if (!iter.is_contiguous() && !iter.can_use_32bit_indexing()) {
     for (auto& part : iter.with_32bit_indexing()) run_cuda(op, dtype, part);
     return;
   }
-  TORCH_CHECK(iter.ndim() <= cuda::kMaxDims, "mish: expected a tensor whose strides reduce to at ",
-              "most ", cuda::kMaxDims, " dimensions, got ", iter.ndim(),
-              ". Call input.contiguous() first.");
+  if (iter.ndim() > cuda::kMaxDims) {
+    const int outermost = iter.ndim() - 1;
+    for (int64_t i = 0; i < iter.shape()[outermost]; ++i) {
+      at::TensorIterator part(iter);
+      part.narrow(outermost, i, 1);  // which leaves the dimension out
+      run_cuda(op, dtype, part);
+    }
+    return;
+  }
   cuda::Operands operands = {};
   operands.dims = std::max(iter.ndim(), 1);
   operands.sizes[0] = 1;  // a tensor without dimensions is one element
@@ -86,10 +111,16 @@ void run_cpu(Op op, DType dtype, at::TensorIteratorBase& iter) {
 
 using Run = void (*)(Op, DType, at::TensorIteratorBase&);
 
-/// op over (out, inputs...), where out may be undefined: then it is allocated, with the strides
-/// that TensorIterator gives any elementwise result. Returns out.
+/// Runs op on (out, inputs...) and returns out. An undefined out is allocated, with the strides
+/// that TensorIterator gives any elementwise result.
 template <Run run, class... Inputs>
-at::Tensor elementwise(Op op, DType dtype, const at::Tensor& out, const Inputs&... inputs) {
+at::Tensor elementwise(Op op, const at::Tensor& out, const Inputs&... inputs) {
+  const at::ScalarType common = common_dtype(inputs...);
+  const DType dtype = dtype_of(common);
+  // The kernels need one dtype for all operands. TensorIterator converts only on the CPU.
+  if (((inputs.scalar_type() != common) || ...)) {
+    return elementwise<run>(op, out, inputs.to(common)...);
+  }
   at::TensorIteratorConfig config;
   config.set_check_mem_overlap(true).check_all_same_dtype(true).add_output(out);
   (config.add_const_input(inputs), ...);
@@ -102,34 +133,33 @@ at::Tensor elementwise(Op op, DType dtype, const at::Tensor& out, const Inputs&.
 template <Run run>
 struct Kernels {
   static at::Tensor mish(const at::Tensor& self) {
-    return elementwise<run>(Op::kForward, dtype_of(self), at::Tensor(), self);
+    return elementwise<run>(Op::kForward, at::Tensor(), self);
   }
 
   static at::Tensor& mish_(at::Tensor& self) {
-    elementwise<run>(Op::kForward, dtype_of(self), self, self);
+    elementwise<run>(Op::kForward, self, self);
     return self;
   }
 
   static at::Tensor& mish_out(const at::Tensor& self, at::Tensor& out) {
-    const DType dtype = dtype_of(self);
-    check_dtype_and_device("out", out, self);
-    elementwise<run>(Op::kForward, dtype, out, self);
+    dtype_of(self);
+    check_out(out, self);
+    elementwise<run>(Op::kForward, out, self);
     return out;
   }
 
   static at::Tensor mish_backward(const at::Tensor& grad_output, const at::Tensor& self) {
-    const DType dtype = dtype_of(self);
+    dtype_of(self);
     check_like("grad_output", grad_output, self);
-    return elementwise<run>(Op::kBackward, dtype, at::Tensor(), grad_output, self);
+    return elementwise<run>(Op::kBackward, at::Tensor(), grad_output, self);
   }
 
   static at::Tensor mish_double_backward(const at::Tensor& grad_grad_input,
                                          const at::Tensor& grad_output, const at::Tensor& self) {
-    const DType dtype = dtype_of(self);
+    dtype_of(self);
     check_like("grad_grad_input", grad_grad_input, self);
     check_like("grad_output", grad_output, self);
-    return elementwise<run>(Op::kDoubleBackward, dtype, at::Tensor(), grad_grad_input, grad_output,
-                            self);
+    return elementwise<run>(Op::kDoubleBackward, at::Tensor(), grad_grad_input, grad_output, self);
   }
 
   static void register_to(torch::Library& library) {
@@ -141,8 +171,8 @@ struct Kernels {
   }
 };
 
-/// Shapes without data, for FakeTensor and torch.device("meta"): ATen's own elementwise ops with as
-/// many operands, so that dtype, strides and symbolic sizes are what they are everywhere else.
+/// Shapes without data, for FakeTensor and torch.device("meta"): by ATen's elementwise ops with the
+/// same number of operands, so that dtype, strides and symbolic sizes follow torch's rules.
 namespace meta {
 
 at::Tensor mish(const at::Tensor& self) {
@@ -157,7 +187,7 @@ at::Tensor& mish_(at::Tensor& self) {
 
 at::Tensor& mish_out(const at::Tensor& self, at::Tensor& out) {
   dtype_of(self);
-  check_dtype_and_device("out", out, self);
+  check_out(out, self);
   return at::mish_out(out, self);
 }
 
@@ -216,10 +246,13 @@ TORCH_LIBRARY(mish_cuda, library) {
   library.def("mish(Tensor self) -> Tensor", tags);
   library.def("mish_(Tensor(a!) self) -> Tensor(a!)", tags);
   library.def("mish.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)", tags);
-  // grad_output f'(self). Both of one shape, dtype and device, else RuntimeError.
+  // grad_output f'(self). Both of one shape and device, else RuntimeError. The result has the dtype
+  // that torch promotes the two to: forward mode makes float64 tangents of 0-dim float32 tensors,
+  // and saved-tensor hooks may give back another dtype than they got. grad_output may be sparse,
+  // and so is the result then.
   library.def("mish_backward(Tensor grad_output, Tensor self) -> Tensor", tags);
   // grad_grad_input grad_output f''(self): the derivative of mish_backward with respect to self,
-  // applied to grad_grad_input. All of one shape, dtype and device, else RuntimeError.
+  // applied to grad_grad_input. Takes and returns dtypes and layouts as mish_backward does.
   library.def(
       "mish_double_backward(Tensor grad_grad_input, Tensor grad_output, Tensor self) -> Tensor",
       tags);

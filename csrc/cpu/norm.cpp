@@ -1,0 +1,236 @@
+// BatchNorm and GroupNorm out of the four kernels: how elements are shared out, and how sums
+// combine. Bits hang on the shape alone, not on the threads.
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "cpu/table.h"
+#include "norm_kernels.h"
+
+namespace mish::cpu {
+namespace {
+
+/// Elements that a kernel is given at most of one set of rows.
+constexpr int64_t kPart = 32768;
+/// Adjacent sets that it is given at most.
+constexpr int64_t kSets = 32;
+
+/// Sets of rows that are alike, `set_step` elements from one to the next. Each has parts, of one
+/// row if rows are long, else of several rows.
+struct Sets {
+  int64_t count, set_step;
+  Rows rows;
+
+  int64_t parts_of_row() const { return (rows.length + kPart - 1) / kPart; }
+  int64_t rows_of_part() const { return std::max<int64_t>(1, kPart / rows.length); }
+  int64_t parts() const {
+    return parts_of_row() * ((rows.count + rows_of_part() - 1) / rows_of_part());
+  }
+  /// Its first element, counted from the first of the set.
+  int64_t part_begin(int64_t part) const {
+    return part / parts_of_row() * rows_of_part() * rows.step + part % parts_of_row() * kPart;
+  }
+  Rows part(int64_t part) const {
+    const int64_t row = part / parts_of_row() * rows_of_part();
+    const int64_t column = part % parts_of_row() * kPart;
+    return {std::min(rows_of_part(), rows.count - row), std::min(kPart, rows.length - column),
+            rows.step};
+  }
+};
+
+/// Calls first(set, i) for all sets and i below `firsts`, between(set), and second(set, i)
+/// likewise, so that of one set nothing begins before the step before it has ended.
+template <class First, class Between, class Second>
+void in_steps(const Parallel& parallel, int64_t sets, int64_t elements, int64_t firsts,
+              const First& first, const Between& between, int64_t seconds, const Second& second) {
+  if (sets >= 4 * parallel.threads || parallel.threads == 1) {
+    // Each set by one thread, whose caches have it still when its second step begins.
+    parallel(sets, elements, [&](int64_t set) {
+      for (int64_t i = 0; i < firsts; ++i) first(set, i);
+      between(set);
+      for (int64_t i = 0; i < seconds; ++i) second(set, i);
+    });
+    return;
+  }
+  if (firsts > 0) {
+    parallel(sets * firsts, elements / firsts, [&](int64_t i) { first(i / firsts, i % firsts); });
+  }
+  for (int64_t set = 0; set < sets; ++set) between(set);
+  if (seconds > 0) {
+    parallel(sets * seconds, elements / seconds,
+             [&](int64_t i) { second(i / seconds, i % seconds); });
+  }
+}
+
+/// Where the numbers of a NormMish lie, and which belong together.
+struct Plan {
+  const NormMish& norm;
+  /// In the order of memory: each sample by itself, or else each channel of a BatchNorm.
+  const bool by_sample;
+  const NormKernels& kernels = norm_kernels(norm.dtype, norm.isa);
+  const NormShape& shape = norm.shape;
+  const int64_t size_of = norm.dtype == DType::kDouble ? 8 : norm.dtype == DType::kFloat ? 4 : 2;
+  /// The channels of each of `sets`.
+  const int64_t channels = by_sample ? shape.channels / std::max<int64_t>(shape.groups, 1) : 1;
+  /// What is normalised together, of a group as one row; with statistics that are given, any.
+  const Sets sets = by_sample ? Sets{shape.batch * (shape.channels / channels),
+                                     channels * shape.size,
+                                     {1, channels * shape.size, 0}}
+                              : Sets{shape.channels,
+                                     shape.size,
+                                     {shape.batch, shape.size, shape.channels * shape.size}};
+  /// What has a weight and sums of its own: `channels` for each of `sets`.
+  const Sets rows =
+      by_sample ? Sets{shape.batch * shape.channels, shape.size, {1, shape.size, 0}} : sets;
+  /// In how many pieces kernels get the rows of a set: parts of one channel, or several channels.
+  const int64_t parts = rows.parts();
+  const int64_t pieces = parts > 1 ? channels * parts : (channels + kSets - 1) / kSets;
+
+  /// Of a set.
+  int64_t elements() const { return sets.rows.count * sets.rows.length; }
+  double centre(int64_t set) const {
+    const double mean = norm.mean[set];
+    return norm.dtype == DType::kDouble ? mean : static_cast<float>(mean);
+  }
+  /// The first channel of a set.
+  int64_t channel(int64_t set) const { return set * channels % shape.channels; }
+  const std::vector<double> ones = std::vector<double>(norm.weight ? 0 : shape.channels, 1);
+  const std::vector<double> zeros = std::vector<double>(norm.bias ? 0 : shape.channels, 0);
+  const double* const weight = norm.weight ? norm.weight : ones.data();
+  const double* const bias = norm.bias ? norm.bias : zeros.data();
+
+  /// Calls work(offset in bytes, rows, sets, affines, index of the first sums).
+  template <class Work>
+  void piece(int64_t set, int64_t index, const Work& work) const {
+    const int64_t skipped = parts > 1 ? index / parts : index * kSets;
+    const int64_t count = parts > 1 ? 1 : std::min(kSets, channels - skipped);
+    const int64_t first = set * channels + skipped, c = channel(set) + skipped;
+    const int64_t part = parts > 1 ? index % parts : 0;
+    Affine affines[kSets];
+    const auto affine = [&](int64_t of, int64_t channel) -> Affine {
+      const double middle = centre(of), scale = weight[channel] * norm.rstd[of];
+      return {middle, scale, bias[channel] - scale * (norm.mean[of] - middle)};
+    };
+    if (norm.given) {
+      for (int64_t j = 0; j < count; ++j) affines[j] = affine(c + j, c + j);
+    } else {
+      for (int64_t j = 0; j < count; ++j) affines[j] = affine(set, c + j);
+    }
+    work((first * rows.set_step + rows.part_begin(part)) * size_of, rows.part(part), count, affines,
+         first * parts + part);
+  }
+};
+
+template <class T>
+T* shifted(T* memory, int64_t bytes) {
+  using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+  return memory ? static_cast<Byte*>(memory) + bytes : nullptr;
+}
+
+}  // namespace
+
+void NormMish::forward(void* y, const void* x, double eps) const {
+  const Plan plan = {*this, shape.groups > 0 || given};
+  const int64_t parts = plan.sets.parts();
+  std::vector<Moments> moments(given ? 0 : plan.sets.count * parts);
+  const auto measure = [&](int64_t set, int64_t part) {
+    const int64_t at = set * plan.sets.set_step + plan.sets.part_begin(part);
+    moments[set * parts + part] =
+        plan.kernels.moments(shifted(x, at * plan.size_of), plan.sets.part(part));
+  };
+  const auto combine = [&](int64_t set) {
+    if (given) return;
+    Moments all = moments[set * parts];
+    auto count = static_cast<double>(plan.sets.part(0).count * plan.sets.part(0).length);
+    for (int64_t part = 1; part < parts; ++part) {
+      const Rows rows = plan.sets.part(part);
+      all = combined(all, count, moments[set * parts + part], rows.count * rows.length);
+      count += static_cast<double>(rows.count * rows.length);
+    }
+    mean[set] = all.centre + all.offset;
+    rstd[set] = 1 / std::sqrt(all.squares / count + eps);
+    if (variance) variance[set] = all.squares / count;
+  };
+  const auto write = [&](int64_t set, int64_t index) {
+    plan.piece(set, index,
+               [&](int64_t at, Rows rows, int64_t sets, const Affine* affines, int64_t) {
+                 plan.kernels.apply(shifted(y, at), shifted(x, at), rows, sets, affines);
+               });
+  };
+  in_steps(parallel, plan.sets.count, plan.elements(), given ? 0 : parts, measure, combine,
+           plan.pieces, write);
+}
+
+void NormMish::backward(void* dx, double* dweight, double* dbias, const void* dy,
+                        const void* x) const {
+  const bool reduces = !given || dweight || dbias;
+  const Plan plan = {*this, shape.groups > 0 || !reduces};
+  // What would be rounded to 16 bits is computed again.
+  const bool keeps = reduces && plan.size_of > 2;
+  const std::unique_ptr<Sums[]> sums(new Sums[reduces ? plan.rows.count * plan.parts : 0]);
+  struct Line {
+    double p, q;
+  };
+  std::vector<Line> lines(plan.sets.count);
+  const auto reduce = [&](int64_t set, int64_t index) {
+    plan.piece(set, index,
+               [&](int64_t at, Rows rows, int64_t sets, const Affine* affines, int64_t first) {
+                 plan.kernels.reduce(keeps ? shifted(dx, at) : nullptr, shifted(dy, at),
+                                     shifted(x, at), rows, sets, affines, &sums[first]);
+               });
+  };
+  const auto combine = [&](int64_t set) {
+    if (!reduces) return;
+    const double r = rstd[set], rest = mean[set] - plan.centre(set);
+    double a = 0, b = 0;
+    const int64_t c = plan.channel(set);
+    for (int64_t j = 0; j < plan.channels; ++j) {
+      Sums* const of_parts = &sums[(set * plan.channels + j) * plan.parts];
+      Sums& total = of_parts[0];
+      for (int64_t part = 1; part < plan.parts; ++part) {
+        total.g += of_parts[part].g;
+        total.gu += of_parts[part].gu;
+      }
+      total.gu -= rest * total.g;
+      a += plan.weight[c + j] * total.g;
+      b += plan.weight[c + j] * total.gu;
+      total.gu *= r;
+    }
+    if (given) return;
+    const auto count = static_cast<double>(plan.elements());
+    const double p = -r * r * r * b / count;
+    lines[set] = {p, -r * a / count - p * rest};
+  };
+  const auto finish = [&](int64_t set, int64_t index) {
+    plan.piece(
+        set, index, [&](int64_t at, Rows rows, int64_t sets, const Affine* affines, int64_t) {
+          plan.kernels.finish(shifted(dx, at), keeps ? shifted(dx, at) : shifted(dy, at), keeps,
+                              shifted(x, at), rows, sets, affines, lines[set].p, lines[set].q);
+        });
+  };
+  in_steps(parallel, plan.sets.count, plan.elements(), reduces ? plan.pieces : 0, reduce, combine,
+           dx ? plan.pieces : 0, finish);
+  for (double* const gradient : {dweight, dbias}) {
+    if (gradient) std::fill_n(gradient, shape.channels, 0);
+  }
+  const int64_t samples = reduces ? plan.rows.count / shape.channels : 0;
+  for (int64_t n = 0; n < samples; ++n) {
+    for (int64_t c = 0; c < shape.channels; ++c) {
+      const Sums& total = sums[(n * shape.channels + c) * plan.parts];
+      if (dweight) dweight[c] += total.gu;
+      if (dbias) dbias[c] += total.g;
+    }
+  }
+}
+
+const NormKernels& norm_kernels(DType dtype, [[maybe_unused]] Isa isa) {
+  const NormTable* table = &baseline_norm_table;
+#if MISH_X86_TARGETS
+  if (isa == Isa::kAvx512) table = &avx512_norm_table;
+  if (isa == Isa::kAvx2) table = &avx2_norm_table;
+#endif
+  return (*table)[static_cast<int>(dtype)];
+}
+
+}  // namespace mish::cpu

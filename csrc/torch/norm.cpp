@@ -1,0 +1,398 @@
+// BatchNorm and GroupNorm with Mish behind them, as ops. Where the kernels can serve, an op
+// computes norm and Mish at once and records one node, which saves the input and the statistics.
+// Everywhere else it is torch's own norm with mish behind it: that raises torch's own errors, and
+// whatever sees through both, such as torch.func, sees through the op.
+#include <ATen/ATen.h>
+#include <ATen/OpMathType.h>
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/VariableTypeUtils.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "norm_kernels.h"
+#include "torch/autograd.h"
+#include "torch/node.h"
+#include "torch/norm_cuda.h"
+#include "torch/ops.h"
+
+namespace mish {
+namespace {
+
+using Keys = c10::DispatchKeySet;
+using OptionalTensor = std::optional<at::Tensor>;
+
+// --- When the kernels can serve ---
+
+/// Whether nothing stands between a call and its kernel but autograd: no transform of torch.func,
+/// no tracing, no mode.
+bool nothing_intercepts() {
+  const Keys usual = Keys({c10::DispatchKey::BackendSelect, c10::DispatchKey::ADInplaceOrView}) |
+                     c10::autocast_dispatch_keyset;
+  const auto local = c10::impl::tls_local_dispatch_key_set();
+  return (local.included_ - local.excluded_ - usual).highestPriorityTypeId() ==
+         c10::DispatchKey::Undefined;
+}
+
+/// A tensor in the memory of the CPU or of a GPU that there are kernels for, of no subclass or
+/// special kind.
+bool is_plain(const at::Tensor& tensor) {
+  const Keys usual =
+      Keys({c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU, c10::DispatchKey::CUDA,
+            c10::DispatchKey::AutogradCUDA, c10::DispatchKey::ADInplaceOrView}) |
+      c10::autocast_dispatch_keyset;
+  return (tensor.is_cpu() || (kHasCudaKernels && tensor.is_cuda())) &&
+         tensor.layout() == at::kStrided &&
+         (tensor.key_set() - usual).highestPriorityTypeId() == c10::DispatchKey::Undefined &&
+         !autograd::isFwGradDefined(tensor);
+}
+
+bool is_narrow(at::ScalarType dtype) { return dtype == at::kHalf || dtype == at::kBFloat16; }
+
+/// One number for each channel, in the dtype of the input or, for one of 16 bits, float32.
+bool fits(const at::Tensor& tensor, const at::Tensor& input) {
+  return is_plain(tensor) && tensor.device() == input.device() && tensor.dim() == 1 &&
+         tensor.size(0) == input.size(1) && tensor.is_contiguous() &&
+         (tensor.scalar_type() == input.scalar_type() ||
+          (is_narrow(input.scalar_type()) && tensor.scalar_type() == at::kFloat));
+}
+bool fits(const OptionalTensor& tensor, const at::Tensor& input) {
+  return !tensor || !tensor->defined() || fits(*tensor, input);
+}
+
+/// On the CPU, the plain loops of the baseline are slower than torch's norms.
+bool has_kernels(const at::Tensor& input, int64_t least) {
+  const at::ScalarType dtype = input.scalar_type();
+  return (input.is_cuda() || cpu::best_isa() != cpu::Isa::kBaseline) && is_plain(input) &&
+         nothing_intercepts() &&
+         (dtype == at::kFloat || dtype == at::kDouble || is_narrow(dtype)) && input.dim() >= 2 &&
+         input.numel() > 0 && input.is_contiguous() &&
+         input.numel() / (input.size(0) * input.size(1)) >= least;
+}
+
+// Elements of a channel in one sample: shorter rows leave vectors empty.
+constexpr int64_t kLeastOfBatchNorm = 4, kLeastOfGroupNorm = 16;
+
+// --- Calls of the kernels ---
+
+at::Tensor defined(const OptionalTensor& tensor) { return tensor.value_or(at::Tensor()); }
+
+/// Calls visit(memory) for the memory of a contiguous tensor, as that of its dtype.
+template <class Visit>
+void visit(const at::Tensor& tensor, const Visit& visit_memory) {
+  switch (tensor.scalar_type()) {
+    case at::kDouble:
+      return visit_memory(static_cast<double*>(tensor.data_ptr()));
+    case at::kHalf:
+      return visit_memory(static_cast<at::Half*>(tensor.data_ptr()));
+    case at::kBFloat16:
+      return visit_memory(static_cast<at::BFloat16*>(tensor.data_ptr()));
+    default:
+      return visit_memory(static_cast<float*>(tensor.data_ptr()));
+  }
+}
+
+/// The numbers of a tensor, which may be undefined, in double.
+struct Doubles {
+  std::vector<double> values;
+
+  explicit Doubles(const at::Tensor& tensor) {
+    if (!tensor.defined()) return;
+    values.resize(tensor.numel());
+    visit(tensor, [&](const auto* from) { std::copy_n(from, values.size(), values.begin()); });
+  }
+  const double* get() const { return values.empty() ? nullptr : values.data(); }
+};
+
+/// A tensor like `like`, of numbers.
+at::Tensor rounded(const std::vector<double>& values, const at::Tensor& like) {
+  const at::Tensor result = at::empty_like(like);
+  visit(result, [&](auto* to) {
+    for (const double value : values) *to++ = static_cast<std::decay_t<decltype(*to)>>(value);
+  });
+  return result;
+}
+
+DType dtype_of(const at::Tensor& input) {
+  switch (input.scalar_type()) {
+    case at::kDouble:
+      return DType::kDouble;
+    case at::kHalf:
+      return DType::kHalf;
+    case at::kBFloat16:
+      return DType::kBFloat16;
+    default:
+      return DType::kFloat;
+  }
+}
+
+NormShape shape_of(const at::Tensor& input, int64_t groups) {
+  const int64_t rows = input.size(0) * input.size(1);
+  return {input.size(0), input.size(1), input.numel() / rows, groups};
+}
+
+void share_out(int64_t n, int64_t elements, void (*part)(void*, int64_t, int64_t), void* data) {
+  const int64_t grain = std::max<int64_t>(1, at::internal::GRAIN_SIZE / elements);
+  at::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) { part(data, begin, end); });
+}
+
+/// `statistics`: mean and 1 / sqrt(variance + eps) of each set, perhaps variance.
+cpu::NormMish norm_mish(const at::Tensor& input, const Doubles& weight, const Doubles& bias,
+                        const at::Tensor& statistics, int64_t groups, bool given) {
+  const NormShape shape = shape_of(input, groups);
+  double* const mean = statistics.data_ptr<double>();
+  return {shape,
+          dtype_of(input),
+          cpu::best_isa(),
+          mean,
+          mean + shape.sets(),
+          statistics.size(0) == 3 ? mean + 2 * shape.sets() : nullptr,
+          given,
+          weight.get(),
+          bias.get(),
+          {at::in_parallel_region() ? 1 : at::get_num_threads(), share_out}};
+}
+
+CudaNorm cuda_norm(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias,
+                   const at::Tensor& statistics, int64_t groups, bool given) {
+  return {input, weight, bias, statistics, shape_of(input, groups), dtype_of(input), given};
+}
+
+/// Of so many sets, in `rows` rows on the CPU; see norm_mish() and CudaNorm.
+at::Tensor empty_statistics(const at::Tensor& input, int64_t rows, int64_t sets) {
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  if constexpr (kHasCudaKernels) {
+    if (input.is_cuda()) return CudaNorm::empty_statistics(input, sets);
+  }
+  return at::empty({rows, sets}, at::kDouble);
+}
+
+/// Running statistics that a GPU reads or updates; undefined on the CPU.
+struct Running {
+  at::Tensor mean, var;
+  double momentum;
+};
+
+// --- The derivative ---
+
+/// Gradients for input, weight and bias, differentiable any number of times, as torch calls: the
+/// formulas of norm_kernels.h.
+autograd::variable_list differentiable(const at::Tensor& grad_output,
+                                       const std::array<at::Tensor, 4>& inputs,
+                                       const std::array<bool, 4>& wanted, int64_t groups,
+                                       bool given, double eps) {
+  const auto& [input, weight, bias, statistics] = inputs;
+  const at::ScalarType wide = at::toOpMathType(input.scalar_type());
+  // As samples, what is normalised apart in each, channels of that, elements.
+  const bool grouped = groups > 0;
+  const c10::SymInt n = input.sym_size(0), channels = input.sym_size(1);
+  const c10::SymInt sets = grouped ? c10::SymInt(groups) : channels;
+  const std::vector<c10::SymInt> split = {n, sets, channels / sets, -1};
+  const auto per_channel = [&](const at::Tensor& tensor) {
+    return tensor.to(wide).reshape_symint({1, sets, channels / sets, 1});
+  };
+  const std::vector<int64_t> together =
+      grouped ? std::vector<int64_t>{2, 3} : std::vector<int64_t>{0, 2, 3};
+  const auto mean = [&](const at::Tensor& tensor) { return tensor.mean(together, true); };
+  const at::Tensor x = input.to(wide).reshape_symint(split);
+  const at::Tensor dy = grad_output.to(wide).reshape_symint(split);
+  const at::Tensor constants =
+      given ? statistics.to(wide).reshape_symint({-1, 1, sets, 1, 1}) : at::Tensor();
+  const at::Tensor u = x - (given ? constants.select(0, 0) : mean(x));
+  const at::Tensor r = given ? constants.select(0, 1) : (mean(u * u) + eps).rsqrt();
+  const at::Tensor normal = u * r;
+  at::Tensor z = weight.defined() ? normal * per_channel(weight) : normal;
+  if (bias.defined()) z = z + per_channel(bias);
+  const at::Tensor g = ops::mish_backward().call(dy, z);
+  autograd::variable_list result(4);
+  if (wanted[0]) {
+    const at::Tensor gw = r * (weight.defined() ? g * per_channel(weight) : g);
+    const at::Tensor dx = given ? gw : gw - mean(gw) - normal * mean(gw * normal);
+    result[0] = dx.reshape_symint(input.sym_sizes()).to(input.scalar_type());
+  }
+  const auto sum = [](const at::Tensor& tensor, const at::Tensor& like) {
+    return tensor.sum(at::IntArrayRef{0, 3})
+        .reshape_symint(like.sym_sizes())
+        .to(like.scalar_type());
+  };
+  if (wanted[1]) result[1] = sum(g * normal, weight);
+  if (wanted[2]) result[2] = sum(g, bias);
+  return result;
+}
+
+struct NormMishBackward final
+    : InputsNode<NormMishBackward, 4, /*groups*/ int64_t, /*given*/ bool, /*eps*/ double> {
+  static constexpr const char* kName = "NormMishBackward";
+
+  static autograd::variable_list gradients(const at::Tensor& grad_output, const Tensors& inputs,
+                                           const Wanted& wanted, int64_t groups, bool given,
+                                           double eps) {
+    const auto& [input, weight, bias, statistics] = inputs;
+    if (at::GradMode::is_enabled() || !is_plain(grad_output) ||
+        grad_output.device() != input.device() || !has_kernels(input, 1)) {
+      return differentiable(grad_output, inputs, wanted, groups, given, eps);
+    }
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    const at::Tensor dy = grad_output.to(input.scalar_type()).contiguous();
+    if constexpr (kHasCudaKernels) {
+      if (input.is_cuda()) {
+        const auto [of_input, of_weight, of_bias] =
+            cuda_norm(input, weight, bias, statistics, groups, given)
+                .backward(dy, {wanted[0], wanted[1], wanted[2]});
+        return {of_input, of_weight, of_bias, at::Tensor()};
+      }
+    }
+    const at::Tensor dx = wanted[0] ? at::empty_like(input) : at::Tensor();
+    std::vector<double> dweight(wanted[1] ? weight.numel() : 0);
+    std::vector<double> dbias(wanted[2] ? bias.numel() : 0);
+    norm_mish(input, Doubles(weight), Doubles(bias), statistics, groups, given)
+        .backward(wanted[0] ? dx.data_ptr() : nullptr, wanted[1] ? dweight.data() : nullptr,
+                  wanted[2] ? dbias.data() : nullptr, dy.const_data_ptr(), input.const_data_ptr());
+    return {dx, wanted[1] ? rounded(dweight, weight) : at::Tensor(),
+            wanted[2] ? rounded(dbias, bias) : at::Tensor(), at::Tensor()};
+  }
+};
+
+at::Tensor fused(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias,
+                 const at::Tensor& statistics, int64_t groups, bool given, double eps,
+                 const Running& running = {}) {
+  decltype(make_node<NormMishBackward>()) node;
+  const auto key = input.is_cuda() ? c10::DispatchKey::AutogradCUDA : c10::DispatchKey::AutogradCPU;
+  const bool recorded = !c10::impl::tls_local_dispatch_key_set().excluded_.has(key);
+  if (recorded && autograd::compute_requires_grad(input, weight, bias)) {
+    node = make_node<NormMishBackward>();
+    node->set_next_edges(autograd::collect_next_edges(input, weight, bias, statistics));
+    node->numbers = {groups, given, eps};
+  }
+  at::Tensor result;
+  {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    if (input.is_cpu()) {
+      result = at::empty_like(input);
+      norm_mish(input, Doubles(weight), Doubles(bias), statistics, groups, given)
+          .forward(result.data_ptr(), input.const_data_ptr(), eps);
+    } else if constexpr (kHasCudaKernels) {
+      result = cuda_norm(input, weight, bias, statistics, groups, given)
+                   .forward(running.mean, running.var, running.momentum, eps);
+    }
+  }
+  if (node) {
+    const at::Tensor saved[] = {input, weight, bias, statistics};
+    for (int i = 0; i < 4; ++i) node->saved[i] = autograd::SavedVariable(saved[i], false);
+    autograd::set_history(result, node);
+  }
+  return result;
+}
+
+// --- The ops ---
+
+/// running = (1 - momentum) running + momentum factor now
+void update(const at::Tensor& running, const double* now, double momentum, double factor) {
+  visit(running, [&](auto* to) {
+    for (int64_t c = 0; c < running.numel(); ++c) {
+      to[c] = static_cast<std::decay_t<decltype(*to)>>((1 - momentum) * to[c] +
+                                                       momentum * factor * now[c]);
+    }
+  });
+  if (!running.is_inference()) autograd::increment_version(running);
+}
+
+at::Tensor batch_norm_mish(const at::Tensor& input, const OptionalTensor& running_mean,
+                           const OptionalTensor& running_var, const OptionalTensor& weight,
+                           const OptionalTensor& bias, bool training, double momentum, double eps) {
+  const at::Tensor mean = defined(running_mean), var = defined(running_var);
+  const bool has_statistics = mean.defined() && var.defined();
+  if (!has_kernels(input, kLeastOfBatchNorm) || !fits(weight, input) || !fits(bias, input) ||
+      !fits(running_mean, input) || !fits(running_var, input) ||
+      has_statistics != (mean.defined() || var.defined()) || !(training || has_statistics)) {
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    return ops::mish().call(at::batch_norm(input, weight, bias, running_mean, running_var, training,
+                                           momentum, eps, at::globalContext().userEnabledCuDNN()));
+  }
+  const int64_t channels = input.size(1);
+  const at::Tensor statistics = empty_statistics(input, training ? 3 : 2, channels);
+  if (input.is_cuda()) {
+    return fused(input, defined(weight), defined(bias), statistics, 0, !training, eps,
+                 {mean, var, momentum});
+  }
+  double* const of_batch = statistics.data_ptr<double>();
+  if (!training) {
+    visit(mean, [&](const auto* from) { std::copy_n(from, channels, of_batch); });
+    visit(var, [&](const auto* from) {
+      for (int64_t c = 0; c < channels; ++c) {
+        of_batch[channels + c] = 1 / std::sqrt(static_cast<double>(from[c]) + eps);
+      }
+    });
+  }
+  const at::Tensor result =
+      fused(input, defined(weight), defined(bias), statistics, 0, !training, eps);
+  if (training && has_statistics) {
+    const auto n = static_cast<double>(input.numel() / channels);
+    update(mean, of_batch, momentum, 1);
+    update(var, of_batch + 2 * channels, momentum, n / (n - 1));
+  }
+  return result;
+}
+
+at::Tensor group_norm_mish(const at::Tensor& input, int64_t num_groups,
+                           const OptionalTensor& weight, const OptionalTensor& bias, double eps) {
+  if (!has_kernels(input, kLeastOfGroupNorm) || !fits(weight, input) || !fits(bias, input) ||
+      num_groups <= 0 || input.size(1) % num_groups != 0) {
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    return ops::mish().call(at::group_norm(input, num_groups, weight, bias, eps,
+                                           at::globalContext().userEnabledCuDNN()));
+  }
+  const at::Tensor statistics = empty_statistics(input, 2, input.size(0) * num_groups);
+  return fused(input, defined(weight), defined(bias), statistics, num_groups, false, eps);
+}
+
+// Composite: what these call has rules for every device, transform and compiler.
+TORCH_LIBRARY_FRAGMENT(mish_cuda, library) {
+  // mish(batch_norm(input)), with the arguments of torch.nn.functional.batch_norm in their order.
+  library.def(
+      "batch_norm_mish(Tensor input, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
+      "Tensor? weight=None, Tensor? bias=None, bool training=False, float momentum=0.1, "
+      "float eps=1e-05) -> Tensor",
+      {at::Tag::pt2_compliant_tag});
+  // mish(group_norm(input)), likewise; the result has the dtype of the input, under autocast too.
+  library.def(
+      "group_norm_mish(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, "
+      "float eps=1e-05) -> Tensor",
+      {at::Tag::pt2_compliant_tag});
+}
+
+TORCH_LIBRARY_IMPL(mish_cuda, CompositeImplicitAutograd, library) {
+  library.impl("batch_norm_mish", batch_norm_mish);
+  library.impl("group_norm_mish", group_norm_mish);
+}
+
+// vmap asks for ops by themselves, composite or not.
+TORCH_LIBRARY_IMPL(mish_cuda, FuncTorchBatchedDecomposition, library) {
+  library.impl("batch_norm_mish", batch_norm_mish);
+  library.impl("group_norm_mish", group_norm_mish);
+}
+
+}  // namespace
+
+namespace ops {
+
+Handle<decltype(mish::batch_norm_mish)> batch_norm_mish() {
+  static const auto handle = c10::Dispatcher::singleton()
+                                 .findSchemaOrThrow("mish_cuda::batch_norm_mish", "")
+                                 .typed<decltype(mish::batch_norm_mish)>();
+  return handle;
+}
+Handle<decltype(mish::group_norm_mish)> group_norm_mish() {
+  static const auto handle = c10::Dispatcher::singleton()
+                                 .findSchemaOrThrow("mish_cuda::group_norm_mish", "")
+                                 .typed<decltype(mish::group_norm_mish)>();
+  return handle;
+}
+
+}  // namespace ops
+
+NodeType norm_mish_node() { return {NormMishBackward::kName, typeid(NormMishBackward)}; }
+
+}  // namespace mish
