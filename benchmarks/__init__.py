@@ -1,1 +1,1 @@
-"""Microbenchmarks of mish_cuda: `run` measures into a CSV file, `table` prints such a file."""
+"""Everything that measures mish_cuda: ``python -m benchmarks --help``."""

@@ -1,46 +1,126 @@
-"""The command line: each subcommand is a module of its own."""
+"""The command line: what the commands are, and how each of them ends."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import io
+import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 
-from benchmarks import compare, models, plot, report, run, table
-from benchmarks.exits import watch
-from benchmarks.sources import Unreadable
+PROG = "python -m benchmarks"
+REFUSED, INTERRUPTED = 2, 130  # as in `arguments`, which needs torch
 
-# What only some commands import, and only when they run.
-_OPTIONAL = ("jinja2", "matplotlib", "numpy", "rich")
+# Each command is a module of that name, or the module `command` in a package of that name, with
+# DESCRIPTION, add_arguments(parser) and run(args).
+COMMANDS = {
+    "run": "time mish_cuda beside its rivals; write a CSV file, print tables",
+    "networks": "time training steps and inference of whole networks",
+    "accuracy": "try the kernels on all numbers, and hold their errors to the bounds",
+    "sass": "count the instructions of the CUDA kernels, and hold them to their budgets",
+    "paper": "train the networks of the Mish paper with four activations",
+    "smoke": "run every kernel of a GPU once, beside the CPU's bits",
+    "variants": "time the CUDA kernels with other tiles, and print the fastest",
+    "gpu": "build, time, test and prove on a GPU, into one folder",
+    "table": "print files of results again",
+    "plot": "draw files of results",
+    "report": "make one HTML page of files of results",
+    "compare": "say what got slower or faster between two files",
+}
+_PACKAGES = ("accuracy", "paper", "sass")
 
 EPILOG = """\
-exit status:
+exit status of every command:
   0    all went well
-  1    run, models: something could not be measured; compare: something got slower
-  2    an argument or a file is not what was expected, or a package is missing
+  1    something failed: it could not be measured, breaks its bound or budget, or got slower
+  2    an argument, a file or this machine is not what was expected, or a package is missing
   3    compare: nothing got slower, but a provider has no row in both files
   130  Ctrl-C; what was measured is kept
+
+MISH_CUDA_COMMIT, where set, is the commit in files of results: for a tree without .git, as in
+MISH_CUDA_COMMIT=$(git describe --always --dirty)
 """
+
+# Packages that some commands need, by the name that Python imports; pip's name where it differs.
+REQUIREMENTS = {
+    name: name
+    for name in ("matplotlib", "mpmath", "numpy", "pandas", "rich", "scipy", "torchvision")
+} | {"sklearn": "scikit-learn"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` and return its exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks",
-        description="Benchmarks of mish_cuda. `COMMAND --help` says more of each.",
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        import mish_cuda  # noqa: F401  # tells in a line what is wrong with torch
+        from benchmarks.arguments import Refused  # needs torch
+    except ImportError as error:
+        return _refuse(PROG, str(error))
+    overview = argparse.ArgumentParser(
+        prog=PROG,
+        usage=f"{PROG} COMMAND [options]",
+        description="Everything that measures mish_cuda. `COMMAND --help` says more of each.\n\n"
+        + "\n".join(f"  {name:<10}{what}" for name, what in COMMANDS.items()),
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (run, models, table, compare, plot, report):
-        module.add_to(commands)
-    args = parser.parse_args(argv)
-    args.command = shlex.join(["python", "-m", "benchmarks", *argv])  # for the file of results
+    overview.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
+    name = overview.parse_args(argv[:1]).command
+    prog = f"{PROG} {name}"
     try:
-        # `run` and `models` see to Ctrl-C themselves, but for while they draw their tables.
-        return watch(lambda: args.function(args), parser.prog, _OPTIONAL, "bench")
-    except (OSError, Unreadable) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
+        module = importlib.import_module(
+            f"benchmarks.{name}{'.command' if name in _PACKAGES else ''}"
+        )
+        parser = argparse.ArgumentParser(
+            prog=prog,
+            description=module.DESCRIPTION,
+            epilog=getattr(module, "EPILOG", None),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(parser)
+        args = parser.parse_args(argv[1:])
+        args.command = shlex.join([*PROG.split(), *argv])  # for the file of results
+        return int(module.run(args))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in REQUIREMENTS:
+            raise
+        pip = f"pip install {REQUIREMENTS[package]}"
+        return _refuse(prog, f"needs the Python package {package}: {pip}")
+    except Refused as refused:
+        return _refuse(prog, str(refused))
+    except OSError as error:
+        return _refuse(prog, f"{error.filename} cannot be written or read: {error.strerror}")
+    except KeyboardInterrupt:
+        print("Interrupted: what was measured is kept.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run_program() -> int:
+    """The exit status of the whole program, whatever becomes of its output.
+
+    A reader that closes its pipe, as head does, ends the program quietly. An output that cannot be
+    written, as to a full disk, is told in a line. An encoding that lacks a character gets its code.
+    """
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            return main()
+        finally:  # of --help too
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer
+        return _refuse(PROG, f"cannot write the output: {error.strerror or error}")
+
+
+def _refuse(prog: str, problems: str) -> int:
+    for line in problems.splitlines():
+        print(f"{prog}: {line}", file=sys.stderr)
+    return REFUSED

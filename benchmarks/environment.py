@@ -3,95 +3,98 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 import torch
 
-import mish_cuda
-from mish_cuda.diagnostics import cpu_model
+# The variable that gives the commit where there is no git or no .git.
+COMMIT = "MISH_CUDA_COMMIT"
+# Facts that every row of a file carries; empty where one does not apply. `clock` is that of the
+# CPU, or of a GPU and its memory, when the run began.
+NAMES = (
+    *("device", "cpu_model", "cpu_capability", "backend", "mish_cuda", "commit"),
+    *("torch", "cuda", "driver", "python", "date", "command", "clock"),
+)
 
 
-@dataclass(frozen=True)
-class Environment:
-    """Facts that every row of a CSV file carries; empty text where one does not apply."""
+def collect(device: str, command: str) -> dict[str, str]:
+    """The facts of this machine and of the packages in use."""
+    import mish_cuda
+    from mish_cuda.diagnostics import cpu_model
 
-    device: str
-    cpu_model: str
-    cpu_capability: str
-    backend: str
-    mish_cuda: str
-    commit: str
-    torch: str
-    cuda: str
-    driver: str
-    python: str
-    date: str
-    command: str
-    clock: str = ""  # CPU, or of a GPU also its memory; when the run began
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, str]) -> Environment:
-        """The facts in a row of a file. Those with a default may be missing: older files are."""
-        return cls(**{field.name: row[field.name] for field in fields(cls) if field.name in row})
-
-    def summary(self) -> str:
-        """One line for people."""
-        parts = [
-            self.device,
-            self.cpu_capability,
-            self.clock,
-            f"mish_cuda {self.mish_cuda} ({self.backend}{self.commit and f', {self.commit}'})",
-            f"torch {self.torch}",
-            self.cuda and f"CUDA {self.cuda}",
-            self.driver and f"driver {self.driver}",
-            f"Python {self.python}",
-            self.date,
-        ]
-        return " · ".join(part for part in parts if part)
-
-
-REQUIRED = tuple(field.name for field in fields(Environment) if field.default is MISSING)
-
-
-def collect(device: str, command: str) -> Environment:
-    """The facts of this machine and environment."""
     on_cuda = torch.device(device).type == "cuda"
     driver, clock = _driver_and_clocks(device) if on_cuda else ("", _cpu_clock())
-    return Environment(
-        device=torch.cuda.get_device_name(device) if on_cuda else cpu_model(),
+    return without_kernels(
+        torch.cuda.get_device_name(device) if on_cuda else cpu_model(),
+        command,
         cpu_model=cpu_model(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
         backend=mish_cuda.backend(torch.empty(0, device=device)),
         mish_cuda=mish_cuda.__version__,
-        commit=_output_of("git", "describe", "--always", "--dirty"),
-        torch=torch.__version__,
-        cuda=torch.version.cuda or "",
         driver=driver,
-        python=platform.python_version(),
-        date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        command=command,
         clock=clock,
     )
 
 
+def without_kernels(device: str, command: str, **facts: str) -> dict[str, str]:
+    """The facts where nothing of mish_cuda runs, as when its kernels are compiled and counted."""
+    return {
+        **dict.fromkeys(NAMES, ""),
+        "device": device,
+        "commit": os.environ.get(COMMIT) or _commit(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda or "",
+        "python": platform.python_version(),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "command": command,
+        **facts,
+    }
+
+
+def summary(facts: Mapping[str, str]) -> str:
+    """One line for people."""
+    build = ", ".join(filter(None, (facts["backend"], facts["commit"])))
+    parts = [
+        *(facts[name] for name in ("device", "cpu_capability", "clock")),
+        f"mish_cuda {facts['mish_cuda']} ({build})",
+        f"torch {facts['torch']}",
+        facts["cuda"] and f"CUDA {facts['cuda']}",
+        facts["driver"] and f"driver {facts['driver']}",
+        f"Python {facts['python']}",
+        facts["date"],
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _commit() -> str:
+    """Of this project, and "-dirty" if files differ from it; empty without git. An archive may lie
+    within another project, whose commit says nothing."""
+    if not (Path(__file__).parents[1] / ".git").exists():
+        return ""
+    return _output_of("git", "describe", "--always", "--dirty")
+
+
 def _cpu_clock() -> str:
-    """That of the fastest core now, in MHz, and the highest there is where the kernel tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
+    """The clock of the fastest core now, in MHz, and the highest one where the kernel tells."""
+    clocks = re.findall(r"^cpu MHz\s*: (.*)", _text("/proc/cpuinfo"), re.M)
+    if not clocks:  # not Linux
         return ""
-    clocks = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
-    if not clocks:
-        return ""
+    highest = _text("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")  # kHz
+    limit = f" of {int(highest) / 1000:.0f}" if highest else ""  # in few virtual machines
+    return f"{max(map(float, clocks)):.0f}{limit} MHz"
+
+
+def _text(path: str) -> str:
+    """Of a file, if it is there."""
     try:
-        highest = Path("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq").read_text()  # kHz
-    except OSError:  # as in most virtual machines
-        return f"{max(clocks):.0f} MHz"
-    return f"{max(clocks):.0f} of {int(highest) / 1000:.0f} MHz"
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def _driver_and_clocks(device: str) -> tuple[str, str]:

@@ -1,93 +1,198 @@
-"""Measuring a group of cells: their times in turn, and the peak memory of those that train."""
+"""Measuring groups of cases into a file: times in turns, and peak memory where they train."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
-from benchmarks import graphs, memory, providers
-from benchmarks.cells import Cell, Group
+from benchmarks import environment, memory, providers, results, timing, views
+from benchmarks.arguments import FAILED, INTERRUPTED
+from benchmarks.cases import Case, Group, Shape
+from benchmarks.display import progress_bar
 from benchmarks.providers import Inputs, make_inputs, statement
-from benchmarks.results import Failure, Interrupted, Measured, Result, Timing, describe
-from benchmarks.timing import Sampler, sampler, take_turns, threads
+from benchmarks.timing import Sampler, describe, quantiles, sampler, take_turns, threads
+
+CALLS = 2000  # of a function on one element, for the cost of a call on a GPU
 
 
-@dataclass(frozen=True)
-class Timed:
-    """A cell with its inputs: how to call it once, and how to begin sampling it."""
-
-    call: Callable[[], Any]
-    sampler: Callable[[], Sampler]
+# How to call a case once, and how to begin sampling it.
+Prepared = tuple[Callable[[], Any], Callable[[], Sampler]]
+# From the cases of a group and the device.
+Prepare = Callable[[Sequence[Case], str], Callable[[Case], Prepared]]
 
 
-Way = Callable[[Sequence[Cell], str], Callable[[Cell], Timed]]  # of timing cells on a device
+@dataclass
+class Measured:
+    """Rows of a file of results, why other cases failed, and whether Ctrl-C ended it early."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    failures: dict[Case, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+    def fail(self, case: Case, error: Exception) -> None:
+        self.failures[case] = describe(error)
+
+
+def out_of_memory(reason: str) -> bool:
+    """Whether a smaller case may do where this one failed."""
+    return reason.startswith("OutOfMemoryError") or "can't allocate" in reason
 
 
 def measure(
-    group: Group, device: str, seconds: float, warmup: int = 1, way: Way | None = None
+    group: Group, device: str, seconds: float, warmup: int = 1, prepare: Prepare | None = None
 ) -> Measured:
-    """Sample every cell once per round, for about `seconds` and at least `group.min_rounds`, after
-    `warmup` calls of each: on the CPU by the clock, on CUDA by graphs. One that fails leaves the
-    others be.
-
-    Raises:
-        Interrupted: Ctrl-C after `group.min_rounds`.
-    """
-    way = way or (by_graphs if torch.device(device).type == "cuda" else by_clock)
+    """Sample every case once per round, for about `seconds` and at least `group.min_rounds`, after
+    `warmup` calls of each. A case that fails is dropped; the others continue."""
+    if prepare is None:
+        on_cuda = torch.device(device).type == "cuda"
+        prepare = by_calls if group.suite == "launch" else by_graphs if on_cuda else by_clock
+    found = Measured()
     try:
-        with_inputs = way(group.cells, device)
+        prepared = prepare(group.cases, device)
     except Exception as error:
-        return [], [Failure(cell, describe(error)) for cell in group.cells]
-    peaks: dict[Cell, int] = {}
+        for case in group.cases:
+            found.fail(case, error)
+        return found
+    samplers, peaks = {}, {}
+    for case in group.cases:
+        try:
+            call, start = prepared(case)
+            with threads(case.threads):
+                for _ in range(warmup):
+                    call()
+                if case.direction in ("forward+backward", "training step"):
+                    peaks[case] = memory.peak(call, device)
+            samplers[case] = start()
+        except Exception as error:
+            found.fail(case, error)
+    times, found.interrupted = take_turns(samplers, seconds, group.min_rounds, found.fail)
+    found.rows = [
+        {
+            "suite": group.suite,
+            **case.row(),
+            **quantiles(taken),
+            "peak_bytes": peaks.get(case, ""),
+        }
+        for case, taken in times.items()
+    ]
+    return found
 
-    def prepare(cell: Cell) -> Sampler:
-        timed = with_inputs(cell)
-        with threads(cell.threads):
-            for _ in range(warmup):
-                timed.call()
-            if cell.direction in ("forward+backward", "training step"):
-                peaks[cell] = memory.peak(timed.call, device)
-        return timed.sampler()
 
-    def measured(times: Mapping[Cell, Timing], failed: Mapping[Cell, str]) -> Measured:
-        return (
-            [Result(group.suite, cell, timing, peaks.get(cell)) for cell, timing in times.items()],
-            [Failure(cell, reason) for cell, reason in failed.items()],
-        )
-
-    try:
-        return measured(*take_turns(group.cells, prepare, seconds, group.min_rounds))
-    except Interrupted as interruption:
-        raise Interrupted(measured(*interruption.kept)) from None
-
-
-def by_clock(cells: Sequence[Cell], device: str) -> Callable[[Cell], Timed]:
+def by_clock(cases: Sequence[Case], device: str) -> Callable[[Case], Prepared]:
     """Blocks of calls."""
-    kinds = {(cell.dtype, cell.shape, cell.layout): cell for cell in cells}
-    inputs = {kind: make_inputs(cell, device) for kind, cell in kinds.items()}
 
-    def timed(cell: Cell) -> Timed:
-        own = inputs[cell.dtype, cell.shape, cell.layout]
-        return Timed(partial(providers.call, cell, own), lambda: sampler(statement(cell, own)))
+    @functools.cache
+    def inputs(dtype: str, shape: Shape, layout: str) -> Inputs:
+        return make_inputs(Case("", "", dtype, shape, layout), device)
 
-    return timed
+    def prepared(case: Case) -> Prepared:
+        timed = statement(case, inputs(case.dtype, case.shape, case.layout))
+        return timed.function(), lambda: sampler(timed)
+
+    return prepared
 
 
-def by_graphs(
-    cells: Sequence[Cell], device: str, call: Callable[[Cell, Inputs], Any] = providers.call
-) -> Callable[[Cell], Timed]:
-    """Graphs of calls, for cells of one dtype, shape and direction."""
-    size = cells[0].bytes
-    sets = graphs.buffers(size, torch.cuda.get_device_properties(device).L2_cache_size)
-    inputs = [make_inputs(cells[0], device, seed) for seed in range(sets)]
+def by_graphs(cases: Sequence[Case], device: str) -> Callable[[Case], Prepared]:
+    """CUDA graphs of calls, for cases of one dtype, shape and direction."""
+    size = cases[0].bytes
+    sets = timing.buffer_sets(size, torch.cuda.get_device_properties(device).L2_cache_size)
+    inputs = [make_inputs(cases[0], device, seed) for seed in range(sets)]
     # One pool for all graphs: each may overwrite what another left, since nobody reads results.
     pool = torch.cuda.graph_pool_handle()
-    calls = graphs.calls_per_graph(size, sets)
-    return lambda cell: Timed(
-        partial(call, cell, inputs[0]),
-        lambda: graphs.capture(partial(call, cell), inputs, calls, device, pool),
+    calls = timing.calls_per_graph(size, sets)
+    return lambda case: (
+        partial(providers.call, case, inputs[0]),
+        lambda: timing.graph_sampler(partial(providers.call, case), inputs, calls, device, pool),
     )
+
+
+def by_calls(cases: Sequence[Case], device: str) -> Callable[[Case], Prepared]:
+    """Calls one after the other between two CUDA events: what it takes to launch them."""
+    inputs = make_inputs(cases[0], device)
+
+    def prepared(case: Case) -> Prepared:
+        call = statement(case, inputs).function()
+        return call, lambda: lambda: timing.elapsed(call, CALLS) / CALLS
+
+    return prepared
+
+
+def record(
+    groups: Sequence[Group],
+    measure: Callable[[Group], Measured],
+    device: str,
+    command: str,
+    path: Path,
+    minutes: float | None = None,
+    rivals_may_fail: bool = False,
+) -> int:
+    """Measure every group into the file, print its tables and what failed; return the exit status.
+
+    A case that failed is not tried again in another size, unless memory was short: compiling in
+    vain may take seconds. After so many minutes no further group is begun. Where `rivals_may_fail`,
+    only failures of mish_cuda count, but not for want of memory.
+    """
+    console = Console(highlight=False)
+    facts = environment.collect(device, command)
+    if facts["backend"] == "eager":
+        console.print(
+            f"mish_cuda has no kernels for {device} here (not built, or switched off): "
+            "measuring its eager fallback."
+        )
+    # No auto-refresh: its thread would compete with what is being timed.
+    bar = progress_bar(console, auto_refresh=False)
+    failures: list[tuple[Case, str]] = []
+    given_up: set[tuple[str, str, str]] = set()
+    unreached: list[str] = []
+    count, status = 0, 0
+    end = time.monotonic() + 60 * minutes if minutes else None
+    try:
+        with results.open_writer(path, "speed", facts) as write, bar:
+            task = bar.add_task("", total=len(groups))
+            for group in groups:
+                bar.update(task, description=group.title, refresh=True)
+                if end and time.monotonic() > end:
+                    unreached.append(group.title)
+                    continue
+                cases = tuple(case for case in group.cases if _kind(case) not in given_up)
+                measured = measure(replace(group, cases=cases)) if cases else Measured()
+                write(measured.rows)
+                count += len(measured.rows)
+                failures += measured.failures.items()
+                given_up |= {
+                    _kind(c) for c, why in measured.failures.items() if not out_of_memory(why)
+                }
+                if measured.interrupted:
+                    raise KeyboardInterrupt
+                bar.advance(task)
+    except KeyboardInterrupt:
+        console.print("Interrupted: what was measured is kept.")
+        status = INTERRUPTED
+    if count:
+        views.show(results.read([path]), console)
+    if failures:
+        console.print("Failed (not retried, unless out of memory):", style="bold red")
+    for case, reason in failures:
+        console.print(f"  {case}: {reason}", markup=False)
+    if unreached:
+        console.print(f"Not reached in {minutes:g} minutes: {'; '.join(unreached)}", markup=False)
+    console.print(f"Data: {path}" if count else f"Nothing was measured, no row written to {path}.")
+    counted = [
+        case
+        for case, reason in failures
+        if not rivals_may_fail or (case.provider == "mish_cuda" and not out_of_memory(reason))
+    ]
+    return status or (FAILED if counted else 0)
+
+
+def _kind(case: Case) -> tuple[str, str, str]:
+    """What has failed in all sizes when it has failed in one."""
+    return case.provider, case.direction, case.dtype

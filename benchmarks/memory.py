@@ -12,6 +12,9 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.arguments import Refused
+from benchmarks.units import format_bytes
+
 
 def peak(function: Callable[[], object], device: str) -> int:
     """The most bytes that torch had allocated during a call, above those allocated before it.
@@ -28,7 +31,20 @@ def peak(function: Callable[[], object], device: str) -> int:
     return max(itertools.accumulate(_allocations(function)), default=0)
 
 
-def available() -> int | None:
+def require(device: str, what: str, needed: int, option: str) -> None:
+    """Refuse what the CPU's memory cannot hold: Linux would kill the process without a word.
+
+    CUDA says so itself, and the next case goes on.
+    """
+    free = _available()
+    if device == "cpu" and free is not None and needed > free:
+        raise Refused(
+            f"{what} takes about {format_bytes(needed)}, of which {format_bytes(free)} are free: "
+            f"give a smaller {option}"
+        )
+
+
+def _available() -> int | None:
     """Bytes of the machine's memory, or of the container's, that are free; None if not known."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()

@@ -1,256 +1,151 @@
-"""Whole networks that take their activation as an argument, written for the benchmarks.
-
-Each maps a batch to `classes` logits. The activation has no parameters and is the only difference
-between two networks of one kind: with the same seed they start from the same weights.
-"""
+"""``networks``: training steps and inference of whole networks, by the activation in them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-import mish_cuda
-from benchmarks.providers import naive
+from benchmarks import architectures, memory
+from benchmarks.architectures import Activation
+from benchmarks.arguments import add_csv, add_device, add_names, add_number, seconds
+from benchmarks.cases import Case, Group
+from benchmarks.measure import Measured, Prepared, measure, record
+from benchmarks.speeds import NONE
+from benchmarks.timing import Statement, sampler
 
-Activation = Callable[[], nn.Module]
-
-
-class NaiveMish(nn.Module):
-    """The layer of :func:`benchmarks.providers.naive`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return naive(x)
+CLASSES = 10
 
 
-# None works in place: nn.ReLU alone could in training, and would save memory that the others need.
+@dataclass(frozen=True)
+class Network:
+    """How to build a network, and shapes of its input that keep a CPU or a GPU busy."""
+
+    build: Callable[[Activation], nn.Module]
+    cpu: tuple[int, ...]
+    gpu: tuple[int, ...]
+
+
+NETWORKS = {
+    # CIFAR images; on a GPU in batches of the Mish paper.
+    "se_resnet18": Network(architectures.se_resnet18, cpu=(16, 3, 32, 32), gpu=(128, 3, 32, 32)),
+    "csp_darknet": Network(architectures.csp_darknet, cpu=(2, 3, 128, 128), gpu=(8, 3, 512, 512)),
+    "mlp": Network(architectures.mlp, cpu=(512, 512), gpu=(16_384, 512)),
+}
+# The share of --seconds that each is timed for: inference takes about a third of a step.
+SECONDS = {"training step": 1, "inference": 1 / 3}
 ACTIVATIONS: dict[str, Activation] = {
-    "mish_cuda": mish_cuda.Mish,
-    "F.mish": nn.Mish,
-    "naive": NaiveMish,
-    "SiLU": nn.SiLU,
-    "ReLU": nn.ReLU,
-    "GELU": nn.GELU,
+    **{name: architectures.ACTIVATIONS[name] for name in ("mish_cuda", "F.mish", "naive")},
+    **{name: architectures.ACTIVATIONS[name] for name in ("SiLU", "ReLU")},
+    NONE: nn.Identity,
 }
 
 
-def se_resnet18(
-    activation: Activation, classes: int = 10, channels: int = 3, width: int = 64
-) -> nn.Module:
-    """Squeeze-excite ResNet-18 for small images, the network of the Mish paper's comparison.
-
-    A 3x3 stem without pooling, four stages of two blocks with `width`, 2, 4 and 8 times `width`
-    channels, of which the last three halve the image. `activation` makes all 33 activations: of
-    the stem, and in each block after both convolutions, inside the squeeze-excite and after the
-    sum. The sigmoid that ends the squeeze-excite stays: it is a gate between 0 and 1.
-
-    That is what the author's notebook replaces [1]; it follows weiaicunzai's CIFAR-100 zoo [2],
-    where the block ends in an activation before the squeeze-excite, as it does not in
-    https://arxiv.org/abs/1709.01507. Two differences: the last stage has 512 channels as in the
-    zoo (the notebook writes 516), and a convolution before a batch norm, which cancels a bias,
-    has none.
-
-    [1] https://github.com/digantamisra98/Mish/blob/3fa1cab144b223fb1ec76a4a1aa70c3ae2ede93d/Examples%20and%20Benchmarks/cifar-10-senet18-mish.ipynb
-    [2] https://github.com/weiaicunzai/pytorch-cifar100/blob/master/models/senet.py
-
-    Args:
-        activation: makes one activation module, e.g. ``nn.Mish``.
-        classes: logits of the output.
-        channels: channels of the images.
-        width: channels of the first stage.
-
-    Shape:
-        (N, channels, H, W) to (N, classes), for H and W of 1 or more.
-
-    Raises:
-        ValueError: a size is less than 1.
-    """
-    _require_positive(classes=classes, channels=channels, width=width)
-    layers: list[nn.Module] = [_convolution(channels, width, 3, activation)]
-    before = width
-    for stage in range(4):
-        after = width << stage
-        for stride in (1 if stage == 0 else 2, 1):
-            layers.append(_se_block(before, after, stride, activation))
-            before = after
-    return nn.Sequential(*layers, *_classifier(before, classes))
+DESCRIPTION = """\
+Times training steps (forward, loss, backward, optimizer) and inference of whole
+networks, and takes the peak memory of a step, with Mish by mish_cuda, by F.mish and
+by three torch calls, and with other activations. `none` leaves the activation out.
+"""
 
 
-def csp_darknet(
-    activation: Activation,
-    classes: int = 10,
-    channels: int = 3,
-    width: int = 32,
-    depth: float = 1.0,
-) -> nn.Module:
-    """CSPDarknet53, the backbone of YOLOv4, where Mish is best known.
-
-    A 3x3 stem with `width` channels and five stages, each with half the resolution and twice the
-    channels of the one before. A stage sends one 1x1 projection of its input past 1, 2, 8, 8 or 4
-    residual bottlenecks, another through them, and merges both. `activation` follows each of the
-    72 convolutions and its batch norm. In place of a detector's neck and head stands the
-    classifier with which the backbone is pre-trained.
-
-    Architecture: Bochkovskiy et al., https://arxiv.org/abs/2004.10934, as in
-    https://github.com/AlexeyAB/darknet/blob/master/cfg/yolov4.cfg; cross-stage partial networks:
-    Wang et al., https://arxiv.org/abs/1911.11929.
-
-    Args:
-        activation: makes one activation module, e.g. ``nn.Mish``.
-        classes: logits of the output.
-        channels: channels of the images.
-        width: channels of the stem; YOLOv4 has 32.
-        depth: factor on the number of bottlenecks, of which each stage keeps at least one.
-
-    Shape:
-        (N, channels, H, W) to (N, classes); the last feature map has H/32 by W/32, rounded up.
-
-    Raises:
-        ValueError: a size is less than 1, or `depth` is not positive.
-    """
-    _require_positive(classes=classes, channels=channels, width=width)
-    if not depth > 0:
-        raise ValueError(f"depth must be positive, not {depth}")
-    layers: list[nn.Module] = [_convolution(channels, width, 3, activation)]
-    before = width
-    for stage, blocks in enumerate((1, 2, 8, 8, 4)):
-        count = max(1, round(blocks * depth))
-        # The first stage splits nothing off: both of its paths have all channels.
-        layers.append(_CSPStage(before, count, activation, split=stage > 0))
-        before *= 2
-    return nn.Sequential(*layers, *_classifier(before, classes))
-
-
-def mlp(activation: Activation, classes: int = 10, width: int = 512, blocks: int = 6) -> nn.Module:
-    """The feed-forward half of a transformer, without attention.
-
-    Each block is layer norm, a linear layer to 4 times `width`, the activation, a linear layer
-    back, and the sum with the block's input: Vaswani et al., https://arxiv.org/abs/1706.03762,
-    section 3.3, whose base model has this width and so many blocks, with the norm before the
-    layers as in GPT-2. One activation per block.
-
-    Args:
-        activation: makes one activation module, e.g. ``nn.Mish``.
-        classes: logits of the output.
-        width: features of the input and between blocks.
-        blocks: number of blocks.
-
-    Shape:
-        (N, width) to (N, classes), where N counts tokens.
-
-    Raises:
-        ValueError: a size is less than 1.
-    """
-    _require_positive(classes=classes, width=width, blocks=blocks)
-    layers = [
-        _Residual(
-            nn.Sequential(
-                nn.LayerNorm(width),
-                nn.Linear(width, 4 * width),
-                activation(),
-                nn.Linear(4 * width, width),
-            )
-        )
-        for _ in range(blocks)
-    ]
-    return nn.Sequential(*layers, nn.LayerNorm(width), nn.Linear(width, classes))
-
-
-class _Residual(nn.Module):
-    """The sum of `body` and `shortcut`, of the same input."""
-
-    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None) -> None:
-        super().__init__()
-        self.body = body
-        self.shortcut = nn.Identity() if shortcut is None else shortcut
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.body(x) + self.shortcut(x)
-        return result
-
-
-class _SqueezeExcite(nn.Module):
-    """Scales each channel by a gate computed from the means of all channels."""
-
-    REDUCTION = 16
-
-    def __init__(self, channels: int, activation: Activation) -> None:
-        super().__init__()
-        squeezed = max(1, channels // self.REDUCTION)
-        self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(channels, squeezed),
-            activation(),
-            nn.Linear(squeezed, channels),
-            nn.Sigmoid(),
-            nn.Unflatten(1, (channels, 1, 1)),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = x * self.gate(x)
-        return result
-
-
-class _CSPStage(nn.Module):
-    """A stage of CSPDarknet: (N, before, H, W) to (N, 2 before, H/2, W/2)."""
-
-    def __init__(self, before: int, blocks: int, activation: Activation, split: bool) -> None:
-        super().__init__()
-        after = 2 * before
-        path = before if split else after
-        bottlenecks = [
-            _Residual(
-                nn.Sequential(
-                    _convolution(path, before, 1, activation),
-                    _convolution(before, path, 3, activation),
-                )
-            )
-            for _ in range(blocks)
-        ]
-        self.down = _convolution(before, after, 3, activation, stride=2)
-        self.past = _convolution(after, path, 1, activation)
-        self.through = nn.Sequential(
-            _convolution(after, path, 1, activation),
-            *bottlenecks,
-            _convolution(path, path, 1, activation),
-        )
-        self.merge = _convolution(2 * path, after, 1, activation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.down(x)
-        result: Tensor = self.merge(torch.cat((self.through(x), self.past(x)), dim=1))
-        return result
-
-
-def _se_block(before: int, after: int, stride: int, activation: Activation) -> nn.Module:
-    body = nn.Sequential(
-        _convolution(before, after, 3, activation, stride),
-        _convolution(after, after, 3, activation),
-        _SqueezeExcite(after, activation),
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_device(parser)
+    add_csv(parser, "mish_networks.csv")
+    add_names(parser, "--networks", NETWORKS)
+    add_names(parser, "--activations", ACTIVATIONS)
+    cpu, gpu = (
+        ", ".join(f"{name} {getattr(network, kind)[0]}" for name, network in NETWORKS.items())
+        for kind in ("cpu", "gpu")
     )
-    same = stride == 1 and before == after
-    shortcut = None if same else nn.Sequential(*_linear_convolution(before, after, 1, stride))
-    return nn.Sequential(_Residual(body, shortcut), activation())
+    add_number(parser, "--batch", help=f"images, of the mlp tokens; default: {cpu}; on a GPU {gpu}")
+    parser.add_argument(
+        "--dtype",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="bf16: weights in fp32 under torch.autocast (default: %(default)s)",
+    )
+    add_number(parser, "--threads", default=torch.get_num_threads(), help="CPU threads")
+    what = "for the training steps of each network; their inference gets a third of it"
+    add_number(parser, "--seconds", kind=seconds, default=25, help=what)
 
 
-def _convolution(
-    before: int, after: int, kernel: int, activation: Activation, stride: int = 1
-) -> nn.Module:
-    return nn.Sequential(*_linear_convolution(before, after, kernel, stride), activation())
+def statement(case: Case, device: str) -> Callable[[], object]:
+    """The training step or the inference that `case` names.
+
+    Weights, input and labels are the same for all activations.
+    """
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        network = NETWORKS[case.network].build(ACTIVATIONS[case.provider]).to(device)
+        x = torch.randn(case.shape).to(device)
+        labels = torch.randint(CLASSES, case.shape[:1]).to(device)
+    kind = torch.device(device).type
+
+    def logits() -> Tensor:
+        with torch.autocast(kind, torch.bfloat16, enabled=case.dtype == "bf16"):
+            result: Tensor = network(x)
+        return result.float()
+
+    def infer() -> Tensor:
+        with torch.inference_mode():
+            return logits()
+
+    if case.direction == "inference":
+        network.eval()
+        return infer
+
+    # A learning rate of 0 costs what any other does, and every step starts from the same weights.
+    optimizer = torch.optim.SGD(network.parameters(), lr=0, momentum=0.9)
+
+    def train() -> None:
+        F.cross_entropy(logits(), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()  # at the end: the peak of the next step has its gradients in it
+
+    return train
 
 
-def _linear_convolution(before: int, after: int, kernel: int, stride: int) -> list[nn.Module]:
-    convolution = nn.Conv2d(before, after, kernel, stride, padding=kernel // 2, bias=False)
-    return [convolution, nn.BatchNorm2d(after)]
+def by_network(cases: Sequence[Case], device: str) -> Callable[[Case], Prepared]:
+    """How `measure` prepares whole networks: blocks of calls of each."""
+
+    def prepared(case: Case) -> Prepared:
+        call = statement(case, device)
+        return call, lambda: sampler(Statement("call()", {"call": call}, case.threads))
+
+    return prepared
 
 
-def _classifier(channels: int, classes: int) -> list[nn.Module]:
-    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)]
+def needed_memory(case: Case) -> int:
+    """Bytes of what all layers give, in float32: about what they keep for backward."""
+    outputs = []
+    with torch.device("meta"):
+        network = NETWORKS[case.network].build(ACTIVATIONS[NONE])
+        for layer in network.modules():
+            if not any(layer.children()):
+                layer.register_forward_hook(lambda layer, x, y: outputs.append(y.nbytes))
+        network(torch.empty(case.shape))
+    return sum(outputs)
 
 
-def _require_positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, not {size}")
+def run(args: argparse.Namespace) -> int:
+    groups = []
+    for name in dict.fromkeys(args.networks or NETWORKS):
+        known = NETWORKS[name]
+        batch, *rest = known.cpu if args.device == "cpu" else known.gpu
+        case = Case(NONE, "", args.dtype, (args.batch or batch, *rest), "x", args.threads, name)
+        what = f"{name} with a batch of {case.shape[0]}"
+        memory.require(args.device, what, needed_memory(case), "--batch")
+        activations = dict.fromkeys(args.activations or ACTIVATIONS)
+        for direction in SECONDS:
+            cases = (replace(case, provider=a, direction=direction) for a in activations)
+            groups.append(Group("networks", tuple(cases)))
+
+    def timed(group: Group) -> Measured:
+        pace = args.seconds * SECONDS[group.cases[0].direction]
+        return measure(group, args.device, pace, prepare=by_network)
+
+    return record(groups, timed, args.device, args.command, args.csv)

@@ -1,132 +1,93 @@
-"""``report``: one HTML page of what CSV files of results hold, and its tables in Markdown."""
+"""``report``: one HTML page of what files of results hold, and its tables in Markdown."""
 
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import base64
+import io
+import string
+from collections.abc import Iterator, Sequence
+from html import escape
 from pathlib import Path
-from typing import Any
 
-from benchmarks import plot, plots, report_tables, sources, units
-from benchmarks.environment import Environment
+from benchmarks import display, plots, results, views
+from benchmarks.arguments import Refused, add_files
+from benchmarks.display import Table
+from benchmarks.environment import NAMES
 from benchmarks.plots import Picture
-from benchmarks.report_tables import Table
-from benchmarks.sources import Source, Unreadable, complain
 
+DESCRIPTION = """\
+Makes one HTML page with the tables and pictures of the files, which needs no other
+file and no network, and beside it a Markdown file with the tables.
+"""
 TITLE = "Benchmarks of mish_cuda"
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
+TEMPLATE = Path(__file__).with_name("report.html")
 
 
-@dataclass(frozen=True)
-class Section:
-    """What a page says of one file."""
-
-    title: str
-    file: str
-    facts: dict[str, str]
-    tables: list[Table]
-    pictures: list[Picture]
-    missing: list[str]
-
-
-def add_to(commands: Any) -> None:
-    """Register the command with argparse's subparsers."""
-    parser = commands.add_parser(
-        "report",
-        help="make a page of CSV files",
-        description="Makes one HTML page with the tables and pictures of the files, which needs "
-        "no other file and no network, and beside it a Markdown file with the tables.",
-    )
-    parser.add_argument("csv", type=Path, nargs="+", metavar="FILE.csv")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_files(parser)
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE.html",
         help="page to write; the tables go to FILE.md (default: the name of the first file)",
     )
-    parser.set_defaults(function=_report)
 
 
-def html(sections: Sequence[Section]) -> str:
-    """The page. All text is escaped; pictures are SVG elements in it."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
-        title=TITLE, sections=sections, colours=plots.ON_PAGES, inline=plots.inline
-    )
-
-
-def markdown(sections: Sequence[Section]) -> str:
-    """The facts and the tables."""
-    parts = [f"# {TITLE}"]
-    for section in sections:
-        parts.append(f"## {_escape(section.title)}")
-        parts.append("\n".join(f"- {key}: {_escape(fact)}" for key, fact in section.facts.items()))
-        for table in section.tables:
-            parts += [f"### {_escape(table.title)}", _markdown(table)]
-            parts += [_escape(table.note)] if table.note else []
-    return "\n\n".join(parts) + "\n"
-
-
-def _report(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     page: Path = args.output or args.csv[0].with_suffix(".html")
     if page.suffix != ".html":
-        return complain("report", f"expected a name that ends in .html as --output, got {page}")
-    try:
-        sections = [_section(source) for source in sources.read(args.csv)]
-    except Unreadable as error:
-        return complain("report", error)
-    for path, text in ((page, html(sections)), (page.with_suffix(".md"), markdown(sections))):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            return complain("report", f"{path} cannot be written: {error.strerror}")
+        raise Refused(f"expected a name that ends in .html as --output, got {page}")
+    links, sections, texts = [], [], [f"# {TITLE}"]
+    for number, source in enumerate(results.read(args.csv), 1):
+        title = f"{source.facts['device']}: {source.name}"
+        # What a reader needs to judge or to repeat a run.
+        facts = {"file": source.path.name}
+        facts |= {name: source.facts[name] or "not recorded" for name in NAMES}
+        tables = views.tables(source)
+        pictures, missing = views.pictures(source)
+        links.append(f'<li><a href="#file-{number}">{escape(title)}</a></li>')
+        sections += [
+            f'<section id="file-{number}"><h2>{escape(title)}</h2><dl>',
+            *(f"<dt>{name}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items()),
+            *('</dl><div class="pictures">', *map(_figure, pictures), "</div>"),
+            f'<p class="note">Not drawn: {escape("; ".join(missing))}.</p>' if missing else "",
+            *(*_html(tables), "</section>"),
+        ]
+        lines = (f"- {name}: {display.plain(fact)}" for name, fact in facts.items())
+        texts += [f"## {display.plain(title)}", "\n".join(lines), display.markdown(tables)]
+    html = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=TITLE, links="".join(links), sections="\n".join(sections)
+    )
+    for path, text in ((page, html), (page.with_suffix(".md"), "\n\n".join(texts) + "\n")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
         print(path)
     return 0
 
 
-def _section(source: Source) -> Section:
-    pictures, missing = plot.draw(source)
-    return Section(
-        title=f"{source.facts.device}: {source.name}",
-        file=source.path.name,
-        facts=_facts(source.facts),
-        tables=report_tables.make(source),
-        pictures=pictures,
-        missing=missing,
+def _html(tables: Sequence[Table]) -> Iterator[str]:
+    """A data frame as pandas writes it; its name columns become one, which stays in view."""
+    for table, note in display.with_notes(tables):
+        names = table.frame.columns[: table.names]
+        name = table.frame[list(names)].agg(", ".join, axis=1).str.removesuffix(", ")
+        body = table.frame.drop(columns=names).set_axis(name, axis=0)
+        body.columns.name = ", ".join(names).strip(", ")
+        html = body.rename_axis(None).to_html(border=0, escape=True)
+        title = escape(table.title)
+        yield f"<h3>{title}</h3>"
+        yield f'<div class="scroll" tabindex="0" role="region" aria-label="{title}">{html}</div>'
+        if note:
+            yield f'<p class="note">{escape(note)}</p>'
+
+
+def _figure(picture: Picture) -> str:
+    """As wide as the page allows, but so that its text stays legible; a narrow page scrolls it."""
+    file = io.BytesIO()
+    plots.save(picture, file)
+    data = base64.b64encode(file.getvalue()).decode()
+    pixels = 96 * picture.figure.get_figwidth()
+    return (
+        f'<figure><img alt="{escape(picture.title)}" src="data:image/png;base64,{data}" style='
+        f'"width: 100%; min-width: {0.8 * pixels:.0f}px; max-width: {1.2 * pixels:.0f}px"></figure>'
     )
-
-
-def _facts(facts: Environment) -> dict[str, str]:
-    """What a reader needs to judge or to repeat a run."""
-    known = {
-        "device": facts.device,
-        "CPU": facts.cpu_model,
-        "instruction set": facts.cpu_capability,
-        "clock": facts.clock,
-        "mish_cuda": f"{facts.mish_cuda} ({facts.backend})",
-        "commit": facts.commit,
-        "torch": facts.torch,
-        **({"CUDA": facts.cuda, "driver": facts.driver} if facts.cuda else {}),
-        "Python": facts.python,
-        "date": facts.date,
-        "command": facts.command,
-    }
-    return {key: fact or "not recorded" for key, fact in known.items()}
-
-
-def _markdown(table: Table) -> str:
-    header, *rows = ([_escape(text) for text in row] for row in (table.header, *table.rows))
-    return units.markdown(header, rows)
-
-
-def _escape(text: str) -> str:
-    """On one line, without a meaning in Markdown or HTML."""
-    return re.sub(r"([\\`*\[\]<>&|])", r"\\\1", " ".join(text.split()))

@@ -1,109 +1,173 @@
-"""Measured rows, and the CSV file that holds them."""
+"""The one format of all files of results: CSV, a row for each thing measured, with its environment.
+
+A file holds rows of one kind: "speed" (of `run`, `networks`), "errors" (of `accuracy`), "counts"
+(of `sass`) or "epochs" (of `paper`).
+"""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
-from benchmarks.cells import DTYPES, LAYOUTS, Cell, Direction, Suite
-from benchmarks.environment import REQUIRED, Environment
+import pandas as pd
 
-
-@dataclass(frozen=True)
-class Timing:
-    """Time of one call in seconds: median and spread over so many rounds."""
-
-    rounds: int
-    median: float
-    p20: float
-    p80: float
+from benchmarks import environment
+from benchmarks.arguments import Refused
+from benchmarks.cases import DIRECTIONS, DTYPES, LAYOUTS, SUITES
 
 
 @dataclass(frozen=True)
-class Result:
-    """What was timed, for which table, and what came out.
+class Column:
+    """The contents of a column in words, and a check of its values: texts, or numbers.
 
-    `peak_bytes` is the peak memory of a forward+backward or a training step, above what was
-    allocated before it.
+    As a number an empty text is NaN.
     """
 
-    suite: str
-    cell: Cell
-    timing: Timing
-    peak_bytes: int | None = None
+    expected: str
+    fits: Callable[[pd.Series], pd.Series]
+    numeric: bool = True
 
-    @property
-    def gigabytes_per_second(self) -> float:
-        """Bytes the call has to move, over its median time, in 1e9 bytes per second."""
-        return self.cell.bytes / self.timing.median / 1e9
+
+def _one_of(*names: str) -> Column:
+    return Column(f"one of {', '.join(names)}", lambda texts: texts.isin(names), numeric=False)
+
+
+def _whole(least: int) -> Column:
+    expected = f"a whole number from {least} on"
+    return Column(expected, lambda v: (v >= least) & (v % 1 == 0))
+
+
+TEXT = Column("a text", lambda texts: texts.notna(), numeric=False)
+SHAPE = Column(
+    "axes of 1 and more, as 8x64x32x32",
+    lambda texts: texts.str.fullmatch(r"[1-9]\d*(x[1-9]\d*)*"),
+    numeric=False,
+)
+SECONDS = Column("seconds above 0", lambda v: (v > 0) & (v < math.inf))
+ERROR = Column("an error from 0 on", lambda v: v >= 0)
+NUMBER = Column("a number", lambda v: v.isna() | v.notna())
+DTYPE = _one_of(*DTYPES)
+
+KINDS: dict[str, dict[str, Column]] = {
+    "speed": {
+        "suite": _one_of(*SUITES),
+        "network": TEXT,
+        "provider": TEXT,
+        "direction": _one_of(*DIRECTIONS),
+        "dtype": DTYPE,
+        "shape": SHAPE,
+        "numel": _whole(1),
+        "layout": _one_of(*LAYOUTS),
+        **dict.fromkeys(("threads", "rounds"), _whole(1)),
+        **dict.fromkeys(("median_s", "p20_s", "p80_s"), SECONDS),
+        "bytes": _whole(0),
+        "peak_bytes": Column("a whole number from 0 on", lambda v: ~(v < 0) & ~(v % 1 > 0)),
+    },
+    "errors": {
+        "function": TEXT,
+        "implementation": TEXT,
+        "dtype": DTYPE,
+        "reference": TEXT,
+        **dict.fromkeys(("low", "high"), NUMBER),
+        "numbers": _whole(1),
+        "tried": _whole(0),
+        "ulp": ERROR,
+        "ulp_at": NUMBER,
+        "absolute": ERROR,
+        "absolute_at": NUMBER,
+        "correct": _whole(0),
+    },
+    "counts": {
+        "arch": TEXT,
+        "direction": TEXT,
+        "dtype": DTYPE,
+        "formula": _one_of("ours", "plain"),
+        **dict.fromkeys(("elements", "registers", "spill_bytes", "checks", "branches"), _whole(0)),
+        **dict.fromkeys(("local_accesses", "stored_elements", "late_loads"), _whole(0)),
+        "access_bits": TEXT,
+        **dict.fromkeys(("instructions_least", "instructions_most"), ERROR),
+        **dict.fromkeys(("mufu_least", "mufu_most"), ERROR),
+    },
+    "epochs": {
+        "dataset": _one_of("digits", "cifar10", "cifar100"),
+        "activation": _one_of("Mish", "Swish", "ReLU", "GELU"),
+        "seed": _whole(0),
+        "epoch": _whole(1),
+        "train_loss": Column("a number from 0 on", lambda v: ~(v < 0)),  # NaN: diverged
+        "test_accuracy": Column("a percentage", lambda v: v.between(0, 100)),
+        "seconds": ERROR,
+        **dict.fromkeys(("epochs", "width", "batch_size", "threads"), _whole(1)),
+        "learning_rate": Column("a number above 0", lambda v: (v > 0) & (v < math.inf)),
+    },
+}
 
 
 @dataclass(frozen=True)
-class Failure:
-    """Why a cell has no time."""
+class Results:
+    """A file: a name that tells it from others, its kind, its first row's environment, its rows."""
 
-    cell: Cell
-    reason: str  # as `describe` gives it
-
-    @property
-    def out_of_memory(self) -> bool:
-        """Whether a smaller cell may do."""
-        return self.reason.startswith("OutOfMemoryError") or "can't allocate" in self.reason
+    path: Path
+    name: str
+    kind: str
+    facts: dict[str, str]
+    rows: pd.DataFrame
 
 
-Measured = tuple[list[Result], list[Failure]]
+def read(paths: Sequence[Path], kind: str | None = None) -> list[Results]:
+    """The files in their order, each once.
 
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C after enough rounds: `kept` is what the function that raises it would have returned.
-
-    Who does not catch it has a plain interruption.
+    Raises:
+        Refused: a file cannot be read, is damaged, holds no rows, or not those of `kind`.
     """
+    paths = list({path.absolute(): path for path in paths}.values())
+    found, problems = [], []
+    for path, name in zip(paths, _names(paths), strict=True):
+        try:
+            found.append(_read(path, name, kind))
+        except Refused as refused:
+            problems.append(str(refused))
+    if problems:
+        raise Refused("\n".join(problems))
+    return found
 
-    def __init__(self, kept: Any) -> None:
-        super().__init__()
-        self.kept = kept
 
-
-def describe(error: Exception) -> str:
-    """The kind of an error, and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return ": ".join([type(error).__name__, *lines[:1]])
-
-
-Write = Callable[[Iterable[Result]], None]
+def columns(kind: str) -> list[str]:
+    """The names of all columns of a kind of file."""
+    return [*KINDS[kind], *environment.NAMES]
 
 
 @contextmanager
-def open_writer(path: Path, environment: Environment) -> Iterator[Write]:
-    """A CSV file at `path`, and the function that adds rows to it; the first replace an older file.
+def open_writer(
+    path: Path, kind: str, facts: Mapping[str, str]
+) -> Iterator[Callable[[Iterable[Mapping[str, Any]]], None]]:
+    """A file at `path`, and the function that adds rows to it; the first replace an older file.
 
     Rows reach the file at once, so that an interrupted run keeps what it measured.
 
     Raises:
-        OSError: it cannot be written; at once, not after the measuring.
+        Refused: it cannot be written; at once, not after the measuring.
     """
     try:
         if not path.parent.exists():  # else mkdir would say of a file there that it exists
             path.parent.mkdir(parents=True, exist_ok=True)
-        opened = path.open("a", newline="", encoding="utf-8")  # "w" would empty it at once
+        file = path.open("a", newline="", encoding="utf-8")  # "w" would empty it at once
     except OSError as error:
         reason = error.strerror or error
-        raise OSError(f"expected a file that can be written, got {path}: {reason}") from error
-    with opened as file:
-        table = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
+        raise Refused(f"expected a file that can be written, got {path}: {reason}") from error
+    with file:
+        table = csv.DictWriter(file, columns(kind), lineterminator="\n")
         older = file.tell() > 0
         if not older:
             table.writeheader()
 
-        def write(results: Iterable[Result]) -> None:
+        def write(rows: Iterable[Mapping[str, Any]]) -> None:
             nonlocal older
-            rows = [_to_row(result) | asdict(environment) for result in results]
+            rows = [{**row, **facts} for row in rows]
             if older and rows:
                 file.truncate(0)
                 table.writeheader()
@@ -114,139 +178,63 @@ def open_writer(path: Path, environment: Environment) -> Iterator[Write]:
         yield write
 
 
-def read(path: Path) -> tuple[Environment | None, list[Result]]:
-    """The rows of a CSV file and where they were measured (None if it has no rows).
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it has other columns, or a row of it does not parse.
-    """
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        try:
-            if reader.fieldnames is None:
-                raise ValueError("it is empty")
-            required = {*_MEASURED_COLUMNS, *REQUIRED} - _ADDED_COLUMNS
-            if missing := required - set(reader.fieldnames):
-                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-            facts, found = None, []
-            for row in reader:
-                found.append(_from_row(row))
-                facts = facts or Environment.from_row(row)
-        except (ValueError, csv.Error) as error:
-            line = f"line {reader.line_num}: " if reader.line_num > 1 else ""
-            raise ValueError(
-                f"{path} is no benchmark file, or a damaged one: {line}{error}"
-            ) from error
-    return facts, found
-
-
-_MEASURED_COLUMNS = (
-    "suite",
-    "provider",
-    "direction",
-    "dtype",
-    "shape",
-    "numel",
-    "layout",
-    "threads",
-    "rounds",
-    "median_s",
-    "p20_s",
-    "p80_s",
-    "bytes",
-    "network",
-    "peak_bytes",
-)
-_ADDED_COLUMNS = {"network", "peak_bytes"}  # since the first version: older files lack them
-_COLUMNS = (*_MEASURED_COLUMNS, *(field.name for field in fields(Environment)))
-
-
-def _to_row(result: Result) -> dict[str, object]:
-    cell, timing = result.cell, result.timing
-    return {
-        "suite": result.suite,
-        "provider": cell.provider,
-        "direction": cell.direction,
-        "dtype": cell.dtype,
-        "shape": "x".join(map(str, cell.shape)),
-        "numel": cell.numel,
-        "layout": cell.layout,
-        "threads": cell.threads,
-        "rounds": timing.rounds,
-        "median_s": f"{timing.median:.4e}",
-        "p20_s": f"{timing.p20:.4e}",
-        "p80_s": f"{timing.p80:.4e}",
-        "bytes": cell.bytes,
-        "network": cell.network,
-        "peak_bytes": "" if result.peak_bytes is None else result.peak_bytes,
-    }
-
-
-_NAMES: dict[str, Collection[str]] = {
-    "suite": get_args(Suite),
-    "direction": get_args(Direction),
-    "dtype": DTYPES,
-    "layout": LAYOUTS,
-}
-
-
-def _from_row(row: Mapping[str, str]) -> Result:
-    """The result, checked, so that no reader has to.
+def parse(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Texts as the numbers that they stand for; an empty one as NaN.
 
     Raises:
         ValueError: a text is not what belongs in its column.
     """
-    if None in row or None in row.values():
-        raise ValueError("expected a text for each column, got more or fewer")
-    for column, known in _NAMES.items():
-        if row[column] not in known:
-            raise ValueError(f"expected one of {', '.join(known)} as {column}, got {row[column]}")
-    cell = Cell(
-        provider=row["provider"],
-        direction=cast(Direction, row["direction"]),
-        dtype=row["dtype"],
-        shape=tuple(_whole(axis, "an axis of shape") for axis in row["shape"].split("x")),
-        layout=row["layout"],
-        threads=_whole(row["threads"], "threads"),
-        network=row.get("network", ""),
-    )
-    _check_elements(cell, row)
-    p20, median, p80 = (_seconds(row, column) for column in ("p20_s", "median_s", "p80_s"))
-    if not p20 <= median <= p80:
-        raise ValueError(f"expected p20_s <= median_s <= p80_s, got {p20}, {median}, {p80}")
-    peak_bytes = row.get("peak_bytes")
-    return Result(
-        row["suite"],
-        cell,
-        Timing(_whole(row["rounds"], "rounds"), median, p20, p80),
-        _whole(peak_bytes, "peak_bytes", least=0) if peak_bytes else None,
-    )
+
+    def require(fits: pd.Series, expected: str, texts: pd.Series) -> None:
+        if not fits.all():
+            place = fits.to_numpy().argmin()
+            raise ValueError(f"line {place + 2}: expected {expected}, got {texts.iloc[place]!r}")
+
+    for name, column in KINDS[kind].items():
+        values = texts = frame[name]
+        if column.numeric:
+            values = pd.to_numeric(texts.replace("", "nan"), errors="coerce")
+            require(values.notna() | texts.isin(("", "nan")), f"{column.expected} as {name}", texts)
+        require(column.fits(values), f"{column.expected} as {name}", texts)
+        frame = frame.assign(**{name: values})
+    if kind == "speed":
+        ordered = frame.median_s.between(frame.p20_s, frame.p80_s)
+        require(ordered, "p20_s <= median_s <= p80_s", frame.median_s)
+    return frame
 
 
-def _whole(text: str, name: str, least: int = 1) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise ValueError(f"expected a whole number from {least} on as {name}, got {text}")
-    return int(text)
-
-
-def _seconds(row: Mapping[str, str], column: str) -> float:
+def _read(path: Path, name: str, kind: str | None) -> Results:
+    what = f"{path} is no file of results, or a damaged one"
     try:
-        value = float(row[column])
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise ValueError(f"expected seconds above 0 as {column}, got {row[column]}")
-    return value
-
-
-def _check_elements(cell: Cell, row: Mapping[str, str]) -> None:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *lines = list(csv.reader(file)) or [[]]
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, csv.Error) as error:
+        raise Refused(f"{what}: {error}") from error
+    lacking = {k: [c for c in columns(k) if c not in header] for k in KINDS}
+    found = min(lacking, key=lambda k: len(lacking[k]))
+    if lacking[found]:
+        raise Refused(f"{what}: it lacks {', '.join(lacking[found])}")
+    if found != (kind or found):
+        raise Refused(f"{path} holds {found}, expected a file of {kind}")
+    if not lines:
+        raise Refused(f"{path} holds no rows: nothing was measured")
     try:
-        elements = cell.numel
-    except (IndexError, RuntimeError, TypeError):  # axes that the layout does not suit
-        elements = 0
-    if not elements or row["numel"] != str(elements):
-        raise ValueError(
-            f"expected a shape and its numel in the layout {cell.layout}, "
-            f"got {row['shape']} and {row['numel']}"
-        )
+        for number, line in enumerate(lines, 2):
+            if len(line) != len(header):
+                raise ValueError(f"line {number}: expected a text for each column")
+        rows = parse(pd.DataFrame(lines, columns=header, dtype=str), found)
+    except ValueError as error:
+        raise Refused(f"{path} is damaged: {error}") from error
+    return Results(
+        path, name, found, {fact: str(rows[fact].iloc[0]) for fact in environment.NAMES}, rows
+    )
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The names of the files, with as many of their folders as it takes to tell them apart."""
+    parts = [path.absolute().with_suffix("").parts[1:] for path in paths]
+    depths = range(1, max(map(len, parts)) + 1)
+    names = [["-".join(part[-depth:]) for part in parts] for depth in depths]
+    return next((found for found in names if len(set(found)) == len(found)), names[-1])

@@ -1,23 +1,33 @@
-"""Timing in turns, round after round, so that a slow spell of the machine hits all alike."""
+"""Timing in turns, round after round, so that a slow spell of the machine hits all alike.
+
+On the CPU a sample is a block of calls. On CUDA it is a graph of many calls, replayed between
+events, which leaves out what a launch costs the processor. Its calls go from one set of buffers to
+the next, operands and results; together these are larger than the L2 cache, so that each call
+meets memory, not cache.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from timeit import Timer
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch.utils import benchmark
 
-from benchmarks.results import Interrupted, Timing, describe
-
 # Long enough that reading the clock costs nothing, short enough for many rounds.
-BLOCK_SECONDS = 2e-3
+SAMPLE_SECONDS = 2e-3
+CACHES = 3  # the buffers' size over that of the L2 cache
+MOST_CALLS = 256  # in a rotation: below some 100,000 elements the cache is not left
+GRAPH_BYTES = 16e9  # 2 ms at 8 TB/s: beside it the gap between two replays is nothing
 
 Key = TypeVar("Key")
 Sampler = Callable[[], float]  # seconds of one call
@@ -35,65 +45,69 @@ class Statement:
     names: Mapping[str, Any]
     threads: int = 1
 
+    def function(self) -> Callable[[], Any]:
+        """The same as a function without arguments."""
+        result: Callable[[], Any] = eval(f"lambda: {self.text}", dict(self.names))
+        return result
 
-def quantiles(seconds: list[float]) -> Timing:
-    """Median, p20 and p80 of the time of one call, in seconds, over the rounds."""
-    points = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
-    p20, median, p80 = torch.tensor(seconds, dtype=torch.float64).quantile(points).tolist()
-    return Timing(rounds=len(seconds), median=median, p20=p20, p80=p80)
+
+def describe(error: Exception) -> str:
+    """The kind of an error, and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *lines[:1]])
+
+
+def quantiles(seconds: Sequence[float]) -> dict[str, Any]:
+    """The columns of a file of results: median and spread of one call over the rounds."""
+    p20, median, p80 = (f"{value:.4e}" for value in np.quantile(seconds, (0.2, 0.5, 0.8)))
+    return {"rounds": len(seconds), "median_s": median, "p20_s": p20, "p80_s": p80}
 
 
 def take_turns(
-    keys: Sequence[Key], prepare: Callable[[Key], Sampler], seconds: float, min_rounds: int
-) -> tuple[dict[Key, Timing], dict[Key, str]]:
+    samplers: Mapping[Key, Sampler],
+    seconds: float,
+    min_rounds: int,
+    on_error: Callable[[Key, Exception], None],
+) -> tuple[dict[Key, list[float]], bool]:
     """Sample each key once per round, for about `seconds` and at least `min_rounds`.
 
-    The order changes from round to round, so that nobody always has the same forerunner. What
-    raises is out, with its error, and leaves the others be.
-
-    Raises:
-        Interrupted: Ctrl-C after `min_rounds`.
+    Returns the samples of each, and whether Ctrl-C ended it: after `min_rounds` it does, before it
+    raises KeyboardInterrupt. The order is shuffled every round. A key that raises is dropped, and
+    its error handed to `on_error`; the others continue.
     """
-    failed: dict[Key, str] = {}
-    samplers: dict[Key, Sampler] = {}
-    times: dict[Key, list[float]] = {}
-    for key in keys:
-        try:
-            samplers[key] = prepare(key)
-        except Exception as error:
-            failed[key] = describe(error)
+    found: dict[Key, list[float]] = {key: [] for key in samplers}
     shuffle = random.Random(0).shuffle
-    rounds = 0
     end = time.perf_counter() + seconds
-    interrupted = False
+    rounds = 0
     try:
-        while samplers and (rounds < min_rounds or time.perf_counter() < end):
-            order = list(samplers)
+        while found and (rounds < min_rounds or time.perf_counter() < end):
+            order = list(found)
             shuffle(order)
             for key in order:
                 try:
-                    times.setdefault(key, []).append(samplers[key]())
+                    found[key].append(samplers[key]())
                 except Exception as error:
-                    failed[key] = describe(error)
-                    del samplers[key]
+                    on_error(key, error)
+                    del found[key]
             rounds += 1
     except KeyboardInterrupt:
         if rounds < min_rounds:
             raise
-        interrupted = True
-    found = {key: quantiles(times[key]) for key in keys if key in samplers}, failed
-    if interrupted:
-        raise Interrupted(found)
-    return found
+        return found, True
+    return found, False
 
 
 def sampler(statement: Statement) -> Sampler:
     """Samples of a statement: the time of a block of calls, over their number."""
-    # benchmark.timer is the clock of torch.utils.benchmark: it waits for the device.
-    # Its own Timer adds two untimed calls to every block, dear at 16 M elements.
+    # benchmark.timer is the clock of torch.utils.benchmark: it waits for the device. Its own Timer
+    # adds two untimed calls to every block, which cost much at 16 M elements.
     timer = Timer(statement.text, timer=benchmark.timer, globals=dict(statement.names))
     with threads(statement.threads):
-        number = _calls_per_block(timer)
+        timer.timeit(1)  # the first call of all may load code or allocate
+        number = 1
+        while (taken := timer.timeit(number)) < SAMPLE_SECONDS / 2:
+            # At most tenfold at a time: one call is too short a sample to trust further.
+            number = min(10 * number, math.ceil(number * SAMPLE_SECONDS / taken))
 
     def sample() -> float:
         with threads(statement.threads):
@@ -108,7 +122,7 @@ def sampler(statement: Statement) -> Sampler:
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """So many CPU threads within, and afterwards as many as before."""
+    """Sets the number of CPU threads within the block, and restores it afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -117,10 +131,49 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _calls_per_block(timer: Timer) -> int:
-    timer.timeit(1)  # the first call of all may load code or allocate
-    number = 1
-    while (taken := timer.timeit(number)) < BLOCK_SECONDS / 2:
-        # At most tenfold at a time: one call is too short a sample to trust further.
-        number = min(10 * number, math.ceil(number * BLOCK_SECONDS / taken))
-    return number
+def buffer_sets(bytes_per_call: int, cache_bytes: int) -> int:
+    """How many sets of operands hold `CACHES` times the cache, within bounds."""
+    return max(2, min(MOST_CALLS, math.ceil(CACHES * cache_bytes / bytes_per_call)))
+
+
+def calls_per_graph(bytes_per_call: int, sets: int) -> int:
+    """Whole rotations through the sets: `GRAPH_BYTES`, or of small calls `MOST_CALLS`."""
+    wanted = min(MOST_CALLS, math.ceil(GRAPH_BYTES / bytes_per_call))
+    return sets * math.ceil(wanted / sets)
+
+
+def graph_sampler(
+    call: Callable[[Key], Any], inputs: Sequence[Key], calls: int, device: str, pool: Any
+) -> Sampler:
+    """Captures a graph of so many calls; samples are replays of it."""
+    # As torch asks: the first calls on another stream, since they may allocate or compile.
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        call(inputs[0])
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        rotate(call, inputs, calls)
+    replays = math.ceil(SAMPLE_SECONDS / elapsed(graph.replay, 1))
+    return lambda: elapsed(graph.replay, replays) / (replays * calls)
+
+
+def rotate(function: Callable[[Key], Any], inputs: Sequence[Key], calls: int) -> None:
+    """Calls on one set after the other. As many results are alive as there are sets: fewer would
+    let their memory stay in the cache, more would not fit at the largest sizes."""
+    alive: deque[Any] = deque(maxlen=len(inputs))
+    for one in itertools.islice(itertools.cycle(inputs), calls):
+        alive.append(function(one))
+
+
+def elapsed(function: Callable[[], Any], times: int) -> float:
+    """Seconds that the device takes for so many calls, after one that is not counted."""
+    function()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(times):
+        function()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3

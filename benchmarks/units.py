@@ -1,8 +1,6 @@
-"""Figures and tables as text."""
+"""Figures as text."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
 
 
 def format_seconds(seconds: float) -> str:
@@ -34,10 +32,3 @@ def format_bytes(count: float) -> str:
 def three_digits(value: float) -> str:
     """A number from 0 on: 1.23, 12.3, 123."""
     return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """A table; columns from `left` on are figures. The header may have lines, as in a terminal."""
-    header = [name.replace("\n", " ") for name in header]
-    rule = ["---" if column < left else "---:" for column in range(len(header))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))

@@ -1,22 +1,27 @@
-"""The images that networks are trained and tested on."""
+"""The images that networks are trained and tested on: scikit-learn's digits, or CIFAR."""
 
 from __future__ import annotations
 
+import tarfile
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.paper import cifar
+from benchmarks.arguments import Refused
+from benchmarks.timing import describe
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A fixed split of labelled images; `white` is the greatest value of a pixel.
+    """A fixed split of labelled images.
 
     Images are uint8 of shape (N, channels, height, width), labels int64 of shape (N,) in the range
-    0 to `classes` - 1.
+    0 to `classes` - 1. `white` is the greatest value of a pixel.
     """
 
     classes: int
@@ -32,21 +37,14 @@ def load(name: str, folder: Path | None) -> Dataset:
     """The data set `name`; "cifar10" and "cifar100" are read from `folder`.
 
     Raises:
-        ValueError: there is no data set in `folder`, or not the published one, or no folder is
-            given where one is needed, or one is given where none is.
+        Refused: no folder is given where one is needed, one is given where none is, or what is in
+            it is not the published data set.
     """
-    if name == "digits":
-        if folder is not None:
-            raise ValueError("digits come with scikit-learn: --data is for cifar10 and cifar100")
-        return _digits()
-    published = cifar.PUBLISHED[name]
-    if folder is None:
-        raise ValueError(
-            f"{name} needs --data FOLDER, a folder with {published.archive} from {cifar.URL} "
-            f"or with what it holds, {published.folder}; nothing is downloaded"
-        )
-    train, test = cifar.read(published, folder)
-    return Dataset(published.classes, 255, True, *train, *test)
+    if name != "digits":
+        return _cifar(name, folder)
+    if folder is not None:
+        raise Refused("digits come with scikit-learn: --data is for cifar10 and cifar100")
+    return _digits()
 
 
 def _digits() -> Dataset:
@@ -63,3 +61,38 @@ def _digits() -> Dataset:
     labels = torch.from_numpy(digits.target).long()
     half = 896  # divisible by 128, so that no batch is left with a few images
     return Dataset(10, 16, False, images[:half], labels[:half], images[half:], labels[half:])
+
+
+def _cifar(name: str, folder: Path | None) -> Dataset:
+    """As torchvision reads it, which compares the files with their published MD5 sums.
+
+    `folder` may be the extracted one, or hold that or the archive.
+    """
+    from torchvision import datasets
+
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    if folder is None:
+        raise Refused(
+            f"{name} needs --data FOLDER, a folder with {kind.filename} from {URL} or with what it "
+            f"holds, {kind.base_folder}; nothing is downloaded"
+        )
+    root = folder.parent if folder.name == kind.base_folder else folder
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            archive = root / kind.filename
+            if archive.is_file() and not (root / kind.base_folder).is_dir():
+                root = Path(scratch)
+                with tarfile.open(archive) as tar:
+                    tar.extractall(root, filter="data")
+            parts = [kind(str(root), train=train) for train in (True, False)]
+        except (RuntimeError, tarfile.TarError, EOFError, OSError) as error:
+            raise Refused(
+                f"{folder} does not hold {kind.filename} or {kind.base_folder}, complete and as "
+                f"published ({describe(error)}). Get it from {URL}"
+            ) from error
+    tensors = [
+        tensor
+        for part in parts
+        for tensor in (torch.tensor(part.data).permute(0, 3, 1, 2), torch.tensor(part.targets))
+    ]
+    return Dataset(len(parts[0].classes), 255, True, *tensors)

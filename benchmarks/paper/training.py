@@ -15,55 +15,46 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from benchmarks.networks import ACTIVATIONS as MODULES
-from benchmarks.networks import se_resnet18
+from benchmarks.architectures import ACTIVATIONS as MODULES
+from benchmarks.architectures import se_resnet18
 from benchmarks.paper.data import Dataset
-from benchmarks.paper.protocol import ACTIVATIONS, Settings
-from benchmarks.paper.records import Checkpoint, Epoch, Run
+from benchmarks.paper.protocol import ACTIVATIONS
+from benchmarks.paper.study import Epoch, Run, Study
 
 TEST_BATCH = 1000
 
 
 def train(
-    activation: str,
-    seed: int,
-    settings: Settings,
-    dataset: Dataset,
-    device: str,
-    checkpoint: Checkpoint,
-    on_epoch: Callable[[Epoch], None],
-) -> Run:
-    """One run, from its checkpoint if there is one. `on_epoch` is told what each epoch gave.
+    run: Run, study: Study, dataset: Dataset, device: str, on_epoch: Callable[[Epoch], None]
+) -> None:
+    """Trains and records a run, from its checkpoint if there is one; `on_epoch` is told of each
+    epoch.
 
     Bit for bit the same on a CPU with the same number of threads, interrupted or not. On CUDA the
     weights and batches are the same, but not the order of every sum.
     """
-    network = initial_network(activation, seed, settings, dataset).to(device)
+    settings = study.settings
+    network = initial_network(run, settings.width, dataset).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-    curve = checkpoint.load(network, optimizer)
+    curve = study.load(run, network, optimizer)
     while len(curve) < settings.epochs:
         start = time.perf_counter()
-        order = epoch_generator(seed, len(curve))
-        loss = _train_epoch(network, optimizer, settings, dataset, device, order)
-        accuracy = _test(network, dataset, device)
-        curve.append(Epoch(len(curve) + 1, loss, accuracy, time.perf_counter() - start))
-        checkpoint.save(network, optimizer, curve)
+        generator = Generator().manual_seed(1_000_000 * run[1] + len(curve))
+        loss = _train_epoch(network, optimizer, settings.batch_size, dataset, device, generator)
+        figures = {"train_loss": loss, "test_accuracy": _test(network, dataset, device)}
+        seconds = time.perf_counter() - start
+        curve.append({"epoch": len(curve) + 1, **figures, "seconds": seconds})
+        study.save(run, network, optimizer, curve)
         on_epoch(curve[-1])
-    return Run(activation, seed, tuple(curve))
 
 
-def initial_network(activation: str, seed: int, settings: Settings, dataset: Dataset) -> nn.Module:
+def initial_network(run: Run, width: int, dataset: Dataset) -> nn.Module:
     """The untrained network: the same weights for every activation."""
-    module = MODULES[ACTIVATIONS[activation]]
+    activation, seed = run
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         channels = dataset.train_images.shape[1]
-        return se_resnet18(module, dataset.classes, channels, settings.width)
-
-
-def epoch_generator(seed: int, epoch: int) -> Generator:
-    """Of the order and the augmentation of the images in an epoch, counted from 0."""
-    return Generator().manual_seed(1_000_000 * seed + epoch)
+        return se_resnet18(MODULES[ACTIVATIONS[activation]], dataset.classes, channels, width)
 
 
 def augment(images: Tensor, generator: Generator) -> Tensor:
@@ -75,20 +66,16 @@ def augment(images: Tensor, generator: Generator) -> Tensor:
     count = len(images)
     flip = torch.where(torch.rand(count, generator=generator) < 0.4, -1.0, 1.0)
     angle = (torch.rand(count, generator=generator) * 2 - 1) * math.radians(30)
-    zero = torch.zeros(count)
-    rows = (
-        torch.stack((flip * angle.cos(), -flip * angle.sin(), zero), dim=1),
-        torch.stack((angle.sin(), angle.cos(), zero), dim=1),
-    )
-    where = torch.stack(rows, dim=1).to(images.device)
-    grid = F.affine_grid(where, list(images.shape), align_corners=False)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros(count)
+    where = torch.stack([flip * cos, -flip * sin, zero, sin, cos, zero], dim=1).view(count, 2, 3)
+    grid = F.affine_grid(where.to(images.device), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="nearest", align_corners=False)
 
 
 def _train_epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    settings: Settings,
+    batch_size: int,
     dataset: Dataset,
     device: str,
     generator: Generator,
@@ -97,7 +84,7 @@ def _train_epoch(
     network.train()
     total = torch.zeros((), dtype=torch.float64, device=device)
     order = torch.randperm(len(dataset.train_labels), generator=generator)
-    for batch in order.split(settings.batch_size):
+    for batch in order.split(batch_size):
         images = dataset.train_images[batch].to(device) / dataset.white
         labels = dataset.train_labels[batch].to(device)
         if dataset.augmented:

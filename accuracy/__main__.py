@@ -1,8 +1,0 @@
-"""Entry point of `python -m accuracy`."""
-
-import sys
-
-from accuracy.cli import main
-
-if __name__ == "__main__":
-    sys.exit(main())

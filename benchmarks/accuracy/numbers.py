@@ -1,0 +1,130 @@
+"""The number formats, and intervals of their numbers.
+
+The numbers of a format are counted by ordinals:
+
+    ..., -1: -0, 0: +0, 1: the smallest subnormal, ..., infinity, infinity + 1: a NaN, ...
+
+so that all numbers of an interval are a range of integers, and -0 is below +0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mish_cuda._bounds import DTYPES
+
+Wide = NDArray[np.floating[Any]]
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class Format:
+    """A binary floating-point format, and the wider one in which its errors are computed."""
+
+    name: str
+    wide: type[np.floating[Any]] = np.float64
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return DTYPES[self.name]
+
+    @property
+    def bits(self) -> torch.dtype:
+        """The integer of the same size."""
+        return _INTEGERS[self.dtype.itemsize]
+
+    @property
+    def reference(self) -> str:
+        """The name of `wide` in files of results."""
+        return "long double" if self.wide is np.longdouble else "double"
+
+    @property
+    def largest(self) -> int:
+        """The largest ordinal, a NaN; the smallest is -largest - 1."""
+        return torch.iinfo(self.bits).max
+
+    def numbers(self, first: int, stop: int, step: int = 1) -> Tensor:
+        """The numbers with these ordinals, up to but not including `stop`."""
+        # Not arange to `stop`, which may be one too many for an int64.
+        ordinals = torch.arange(len(range(first, stop, step))) * step + first
+        return self._reorder(ordinals.to(self.bits)).view(self.dtype)
+
+    def ordinal(self, value: float) -> int:
+        """The ordinal of the largest number not above `value`."""
+        number = self.round(np.array([value]))
+        return int(self._reorder(number.view(self.bits))) - bool(number.double() > value)
+
+    def round(self, values: Wide) -> Tensor:
+        """The numbers nearest to float64 ones."""
+        return torch.from_numpy(values.astype(np.float64)).to(self.dtype)
+
+    def widen(self, numbers: Tensor) -> Wide:
+        """The same numbers in the wider format."""
+        wide: Wide = numbers.double().numpy().astype(self.wide)
+        return wide
+
+    def ulps(self, values: Wide) -> Wide:
+        """How many units in the last place of this format there are to 1, at `values`; at infinity
+        and NaN as at the largest number."""
+        info = torch.finfo(self.dtype)
+        finite = np.fmax(np.fmin(np.abs(values), info.max), info.smallest_normal)
+        _, exponents = np.frexp(finite)  # of a number between 1 and 2: 1
+        ulps: Wide = np.ldexp(self.wide(1), 2 - math.frexp(info.eps)[1] - exponents)
+        return ulps
+
+    def _reorder(self, values: Tensor) -> Tensor:
+        """Ordinals to bits, or bits to ordinals: negative ones count backwards."""
+        return torch.where(values < 0, values ^ self.largest, values)
+
+
+FP32, FP16, BF16 = Format("fp32"), Format("fp16"), Format("bf16")
+FP64 = Format("fp64", np.longdouble)
+# Where long double is no wider than double (macOS, Windows) there is nothing to judge double by.
+FORMATS = (FP32, FP16, BF16, *([FP64] if np.finfo(np.longdouble).nmant >= 63 else []))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The numbers low < x <= high, by their ordinals from `first` to before `stop`.
+
+    low = -inf and high = inf stand for the largest finite numbers. With both NaN: infinities, NaN.
+    """
+
+    low: float
+    high: float
+    first: int
+    stop: int
+
+    @property
+    def count(self) -> int:
+        return self.stop - self.first
+
+    def ordinals(self, limit: int) -> range:
+        """All ordinals, or `limit` of them, evenly spread."""
+        step = math.ceil(self.count / limit)
+        return range(self.first, self.stop, step if step == 1 else step | 1)  # odd: all last bits
+
+
+def intervals(number_format: Format, edges: Iterable[float]) -> list[Interval]:
+    """All numbers of a format, cut at the edges; no interval is empty."""
+    # A cut at 0 falls between -0 and +0.
+    ends = sorted({edge or -0.0 for edge in edges})
+    infinity, largest = number_format.ordinal(math.inf), number_format.largest
+    cuts = [-infinity, *(number_format.ordinal(edge) + 1 for edge in ends), infinity]
+    finite = zip(pairwise([-math.inf, *ends, math.inf]), pairwise(cuts), strict=True)
+    beyond = (-largest - 1, -infinity - 1, -infinity), (infinity, infinity + 1, largest + 1)
+    others = (((math.nan, math.nan), pair) for cuts in beyond for pair in pairwise(cuts))
+    return [
+        Interval(*values, *ordinals)
+        for values, ordinals in (*finite, *others)
+        if ordinals[0] < ordinals[1]
+    ]

@@ -1,0 +1,236 @@
+"""The rows of a proof: errors of the implementations, interval by interval."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from benchmarks.accuracy import errors, implementations, reference
+from benchmarks.accuracy.errors import DEFINITION, LARGEST_GRADIENT, Errors, required
+from benchmarks.accuracy.implementations import Implementations
+from benchmarks.accuracy.numbers import FP32, FP64, Format, Interval, intervals
+from mish_cuda._bounds import Bound
+from mish_cuda._textbook import FUNCTIONS
+
+CHUNK = 2**14  # numbers computed at once: larger temporaries would be fetched from the system anew
+PIECE = 2**20  # numbers in one job
+ALL = 2**32
+LIMIT_FP64 = 2**17
+LIMIT_NATIVE = 2**20  # for F.mish in fp32: its second derivative is slow
+LAYOUT_NUMBERS = 500  # of each interval, for the kernels on strided elements and short tensors
+DEFINITION_NUMBERS = 2000  # beside the worst, for the reference
+OPS = ("f", "g f'", "h g f''")
+
+# Where the kernels change over: the operands at e^x = 0.7, the range reduction of e^x between two
+# multiples of ln 2, the clamps; where e^x leaves the normal range; the zeros of f, f' and f''.
+_HARD_POINTS = (
+    math.log(0.7),
+    *((k + 0.5) * math.log(2) for k in range(-8, 8)),
+    *(22.0, -709.0895657128241, -708.3964185322641),
+    *(0.0, -1.1924312145154952, -2.2563763963607931, 1.4905711794854285),
+)
+
+Row = dict[str, Any]
+Measured = dict[tuple[str, str], Errors]  # by function and implementation
+Map = Callable[..., Iterable[Measured]]  # map, or that of an executor
+
+
+def cut(backend: str, number_format: Format) -> list[Interval]:
+    """The intervals of a format: those of the bounds, and for a plot finer ones."""
+    bounds = (b for f in FUNCTIONS for b in required(backend, number_format.name, f))
+    edges = {end for bound in bounds for end in (bound.low, bound.high) if math.isfinite(end)}
+    if number_format is FP32:
+        edges |= {*np.arange(-105.0, 26.0), *np.arange(-4.0, 4.0, 0.25)}
+    if number_format is FP64:
+        edges |= {*np.arange(-750.0, -15.0, 15.0), *np.arange(-15.0, 26.0)}
+        for point in _HARD_POINTS:
+            distance = 1024 * float(np.spacing(abs(point)))
+            edges |= {point - distance, point + distance}
+    return intervals(number_format, edges)
+
+
+def prove(
+    device: str, number_format: Format, progress: Progress, limit: int | None = None, run: Map = map
+) -> list[Row]:
+    """The rows of one format: at most `limit` numbers of each interval, or as many as usual."""
+    on_cuda = device.startswith("cuda")
+    backend = "cuda" if on_cuda else "cpu"
+    installed, native = implementations.installed(device), implementations.torch_native(device)
+    judged = installed if on_cuda else implementations.kernels()
+    usual = LIMIT_FP64 if number_format is FP64 else ALL
+    sweeps = [({**judged, **native}, usual)]
+    if number_format is FP32:
+        sweeps = [(judged, usual), (native, LIMIT_NATIVE)]
+    spans = cut(backend, number_format)
+    rows: list[Row] = []
+    # "invalid" is raised by signalling NaN among the arguments, "over" and "under" by e^x.
+    with np.errstate(all="ignore"):
+        for alike, most in sweeps:
+            rows += sweep(backend, number_format, alike, spans, limit or most, progress, run)
+        rows += against_definition(backend, number_format, spans, rows)
+        is_short = number_format.dtype.itemsize == 2
+        count = ALL if is_short else LAYOUT_NUMBERS
+        x = sample(number_format, spans, min(count, limit or count))
+        same = partial(agreement, number_format, x)
+        for name, one in judged.items():
+            if not is_short:  # of 16 bits, which are computed in float, the sweep tries products
+                own = implementations.products(one)
+                rows += same({name: one}, "its own derivatives", own, OPS[1:])
+            rows += same(implementations.rearranged(name, one), name, one)
+        if not on_cuda:
+            rows += same(installed, name, one)  # the widest, which is the one that is installed
+    return rows
+
+
+def sweep(
+    backend: str,
+    number_format: Format,
+    alike: Implementations,
+    spans: Sequence[Interval],
+    limit: int,
+    progress: Progress,
+    run: Map = map,
+) -> list[Row]:
+    """The errors of each implementation, on at most `limit` numbers of each interval."""
+    pieces = [
+        (span, ordinals[start : start + PIECE])
+        for span in spans
+        for ordinals in [span.ordinals(limit)]
+        for start in range(0, len(ordinals), PIECE)
+    ]
+    measured = run(partial(measure, backend, number_format, alike), *zip(*pieces, strict=True))
+    name = f"{number_format.name}: {', '.join(alike)}"
+    found = defaultdict[Interval, list[Measured]](list)
+    tracked = progress.track(measured, total=len(pieces), description=name)
+    for (span, _), piece in zip(pieces, tracked, strict=True):
+        found[span].append(piece)
+    return [
+        row(*key, number_format, number_format.reference, span, each)
+        for span, parts in found.items()
+        for key in parts[0]
+        for each in [errors.together(part[key] for part in parts)]
+    ]
+
+
+def measure(
+    backend: str, number_format: Format, alike: Implementations, span: Interval, ordinals: range
+) -> Measured:
+    """The errors of each function and implementation on these numbers of one interval.
+
+    Of 16-bit formats the functions are f, f', f'' and the ops, "g f'" and "h g f''": computed in
+    float, they are to be rounded once in all.
+    """
+    functions = FUNCTIONS + (OPS[1:] if number_format.dtype.itemsize == 2 else ())
+    found = defaultdict[tuple[str, str], list[Errors]](list)
+    for start in range(0, len(ordinals), CHUNK):
+        part = ordinals[start : start + CHUNK]
+        numbers = number_format.numbers(part.start, part.stop, part.step)
+        with np.errstate(all="ignore"):  # for another process; as in `prove`
+            x = number_format.widen(numbers)
+            derivatives = reference.evaluate(x)
+            for function in functions:
+                order = function.count("'")
+                factors, true = [torch.ones_like(numbers)] * order, derivatives[order]
+                if function in OPS:
+                    factors = gradients(number_format, numbers, order)
+                    true = math.prod(map(number_format.widen, factors), start=true)
+                ulps = number_format.ulps(true)
+                allowed = errors.allowance(
+                    backend, number_format.name, function, span.low, span.high
+                )
+                for name, run in alike.items():
+                    result = number_format.widen(run(*factors, numbers))
+                    off = errors.distance(x, result, true, keeps_sign=order == 0)
+                    found[function, name].append(errors.errors(x, off, ulps, allowed))
+    return {key: errors.together(each) for key, each in found.items()}
+
+
+def sample(number_format: Format, spans: Iterable[Interval], count: int) -> Tensor:
+    """About `count` numbers of each interval, evenly spread."""
+    parts = (span.ordinals(count) for span in spans)
+    return torch.cat([number_format.numbers(part.start, part.stop, part.step) for part in parts])
+
+
+def gradients(number_format: Format, x: Tensor, count: int) -> list[Tensor]:
+    """Random numbers of either sign, from 0.5 to almost 4, so that no product leaves the range."""
+    random = np.random.default_rng(0)
+    top = LARGEST_GRADIENT - 0.1
+    return [
+        number_format.round(random.uniform(0.5, top, len(x)) * random.choice([-1, 1], len(x)))
+        for _ in range(count)
+    ]
+
+
+def agreement(
+    number_format: Format,
+    x: Tensor,
+    alike: Implementations,
+    other: str,
+    expected: implementations.Run,
+    ops: Sequence[str] = OPS,
+) -> Iterator[Row]:
+    """Whether implementations give the bits of another; any difference is an infinite error."""
+    wide = number_format.widen(x)
+    for op in ops:
+        operands = [*gradients(number_format, x, OPS.index(op)), x]
+        right = expected(*operands)
+        for name, run in alike.items():
+            result = run(*operands)
+            pair = (numbers.contiguous().view(number_format.bits) for numbers in (result, right))
+            same = torch.eq(*pair) | (result.isnan() & right.isnan())  # all NaN are alike
+            found = errors.errors(wide, np.where(same.numpy(), 0.0, np.inf), 1)
+            yield row(op, name, number_format, other, None, found)
+
+
+def against_definition(
+    backend: str, number_format: Format, spans: Sequence[Interval], rows: Sequence[Row]
+) -> Iterator[Row]:
+    """The errors of the reference, in ULP of the format: at the worst x of `rows`, and others."""
+    spread = sample(number_format, spans, DEFINITION_NUMBERS // len(spans))
+    for order, function in enumerate(FUNCTIONS):
+        worst = [
+            r[at] for r in rows if r["function"] == function for at in ("ulp_at", "absolute_at")
+        ]
+        x = np.unique(
+            number_format.widen(torch.cat([number_format.round(np.array(worst)), spread]))
+        )
+        x = x[np.abs(x) < 1000]  # so that mpmath's e^x stays small
+        values = reference.evaluate(x)[order]
+        off = np.array([reference.error(*each, order) for each in zip(x, values, strict=True)])
+        for bound in required(backend, number_format.name, function):
+            inside = (x > bound.low) & (x <= bound.high)
+            if inside.any() and not bound.correct:
+                ulps = number_format.ulps(values[inside])
+                found = errors.errors(x[inside], off[inside], ulps)
+                fixed = (function, number_format.reference, number_format, DEFINITION)
+                yield row(*fixed, bound, found)
+
+
+def row(
+    function: str,
+    implementation: str,
+    number_format: Format,
+    judge: str,
+    span: Interval | Bound | None,
+    found: Errors,
+) -> Row:
+    """A row of a file of results; without a span that of all x. Only an Interval knows how many
+    numbers it has: elsewhere they are those that were tried."""
+    return {
+        "function": function,
+        "implementation": implementation,
+        "dtype": number_format.name,
+        "reference": judge,
+        "low": span.low if span else -math.inf,
+        "high": span.high if span else math.inf,
+        "numbers": span.count if isinstance(span, Interval) else found.tried,
+        **found._asdict(),
+    }

@@ -1,0 +1,191 @@
+"""Whole networks that take their activation as an argument.
+
+Each maps a batch to `classes` logits. The activation has no parameters and is the only difference
+between two networks of one kind: with the same seed they start from the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+import mish_cuda
+from benchmarks.providers import naive
+
+Activation = Callable[[], nn.Module]
+
+
+class NaiveMish(nn.Module):
+    """The layer of :func:`benchmarks.providers.naive`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return naive(x)
+
+
+# No activation works in place. In training only nn.ReLU could, and would need less memory for it.
+ACTIVATIONS: dict[str, Activation] = {
+    "mish_cuda": mish_cuda.Mish,
+    "F.mish": nn.Mish,
+    "naive": NaiveMish,
+    "SiLU": nn.SiLU,
+    "ReLU": nn.ReLU,
+    "GELU": nn.GELU,
+}
+
+
+def se_resnet18(
+    activation: Activation, classes: int = 10, channels: int = 3, width: int = 64
+) -> nn.Module:
+    """Squeeze-excite ResNet-18 for small images, the network of the Mish paper's comparison.
+
+    `activation` makes all 33 activations: of the 3x3 stem, and in each block after both
+    convolutions, inside the squeeze-excite and after the sum. The sigmoid of the gate stays.
+    So does the author's notebook [1]; it follows weiaicunzai's CIFAR-100 zoo [2]. Two differences:
+    the last stage has 512 channels as in the zoo (the notebook writes 516), and a convolution
+    before a batch norm, which cancels a bias, has none.
+
+    [1] https://github.com/digantamisra98/Mish/blob/3fa1cab144b223fb1ec76a4a1aa70c3ae2ede93d/Examples%20and%20Benchmarks/cifar-10-senet18-mish.ipynb
+    [2] https://github.com/weiaicunzai/pytorch-cifar100/blob/master/models/senet.py
+
+    Shape: (N, channels, H, W) to (N, classes), for H and W of 1 or more.
+    """
+    layers: list[nn.Module] = [_convolution(channels, width, 3, activation)]
+    before = width
+    for stage in range(4):
+        after = width << stage
+        for stride in (1 if stage == 0 else 2, 1):
+            layers.append(_se_block(before, after, stride, activation))
+            before = after
+    return nn.Sequential(*layers, *_classifier(before, classes))
+
+
+def csp_darknet(
+    activation: Activation,
+    classes: int = 10,
+    channels: int = 3,
+    width: int = 32,
+    depth: float = 1.0,
+) -> nn.Module:
+    """CSPDarknet53, the backbone of YOLOv4, where Mish is best known.
+
+    As in https://github.com/AlexeyAB/darknet/blob/master/cfg/yolov4.cfg and
+    https://arxiv.org/abs/2004.10934, with the classifier with which the backbone is pre-trained.
+    `activation` follows each of the 72 convolutions and its batch norm. `depth` is a factor on the
+    number of bottlenecks, of which each stage keeps at least one.
+
+    Shape: (N, channels, H, W) to (N, classes); the last feature map has H/32 by W/32, rounded up.
+    """
+    layers: list[nn.Module] = [_convolution(channels, width, 3, activation)]
+    before = width
+    for stage, blocks in enumerate((1, 2, 8, 8, 4)):
+        count = max(1, round(blocks * depth))
+        # The first stage splits nothing off: both of its paths have all channels.
+        layers.append(_CSPStage(before, count, activation, split=stage > 0))
+        before *= 2
+    return nn.Sequential(*layers, *_classifier(before, classes))
+
+
+def mlp(activation: Activation, classes: int = 10, width: int = 512, blocks: int = 6) -> nn.Module:
+    """The feed-forward half of a transformer, without attention.
+
+    The width and the number of blocks of the base model of https://arxiv.org/abs/1706.03762,
+    section 3.3, with the norm before the layers as in GPT-2. One activation per block.
+
+    Shape: (N, width) to (N, classes), where N counts tokens.
+    """
+    layers: list[nn.Module] = []
+    for _ in range(blocks):
+        wide = [nn.Linear(width, 4 * width), activation(), nn.Linear(4 * width, width)]
+        layers.append(_Residual(nn.Sequential(nn.LayerNorm(width), *wide)))
+    return nn.Sequential(*layers, nn.LayerNorm(width), nn.Linear(width, classes))
+
+
+class _Residual(nn.Module):
+    """The sum of `body` and `shortcut`, of the same input."""
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body = body
+        self.shortcut = nn.Identity() if shortcut is None else shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.body(x) + self.shortcut(x)
+        return result
+
+
+class _SqueezeExcite(nn.Module):
+    """Scales each channel by a gate computed from the means of all channels."""
+
+    REDUCTION = 16
+
+    def __init__(self, channels: int, activation: Activation) -> None:
+        super().__init__()
+        squeezed = max(1, channels // self.REDUCTION)
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(channels, squeezed),
+            activation(),
+            nn.Linear(squeezed, channels),
+            nn.Sigmoid(),
+            nn.Unflatten(1, (channels, 1, 1)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = x * self.gate(x)
+        return result
+
+
+class _CSPStage(nn.Module):
+    """A stage of CSPDarknet: (N, before, H, W) to (N, 2 before, H/2, W/2)."""
+
+    def __init__(self, before: int, blocks: int, activation: Activation, split: bool) -> None:
+        super().__init__()
+        after = 2 * before
+        path = before if split else after
+        bottlenecks = [
+            _Residual(
+                nn.Sequential(
+                    _convolution(path, before, 1, activation),
+                    _convolution(before, path, 3, activation),
+                )
+            )
+            for _ in range(blocks)
+        ]
+        self.down = _convolution(before, after, 3, activation, stride=2)
+        self.past = _convolution(after, path, 1, activation)
+        self.through = nn.Sequential(
+            _convolution(after, path, 1, activation),
+            *bottlenecks,
+            _convolution(path, path, 1, activation),
+        )
+        self.merge = _convolution(2 * path, after, 1, activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(x)
+        result: Tensor = self.merge(torch.cat((self.through(x), self.past(x)), dim=1))
+        return result
+
+
+def _se_block(before: int, after: int, stride: int, activation: Activation) -> nn.Module:
+    body = nn.Sequential(
+        _convolution(before, after, 3, activation, stride=stride),
+        _convolution(after, after, 3, activation),
+        _SqueezeExcite(after, activation),
+    )
+    same = stride == 1 and before == after
+    shortcut = None if same else _convolution(before, after, 1, stride=stride)
+    return nn.Sequential(_Residual(body, shortcut), activation())
+
+
+def _convolution(
+    before: int, after: int, kernel: int, *activation: Activation, stride: int = 1
+) -> nn.Module:
+    convolution = nn.Conv2d(before, after, kernel, stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(after), *(make() for make in activation))
+
+
+def _classifier(channels: int, classes: int) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)]

@@ -1,0 +1,110 @@
+"""Tables of text, made once as data frames: for the terminal and in Markdown. Verdicts in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from rich import box, progress
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+
+@dataclass(frozen=True)
+class Table:
+    """A frame of text; the first `names` columns name the rows, `note` says how to read it."""
+
+    title: str
+    frame: pd.DataFrame
+    note: str = ""
+    names: int = 1
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`subject` was `measured`, where something else may have been `required`."""
+
+    subject: str
+    required: str
+    measured: str
+    ok: bool
+    note: str = ""
+
+    def __str__(self) -> str:
+        note = f" ({self.note})" if self.note else ""
+        return f"{self.subject}{note}: required {self.required}, measured {self.measured}"
+
+
+def frame(header: Iterable[str], rows: Iterable[Iterable[str]]) -> pd.DataFrame:
+    """A data frame of text."""
+    return pd.DataFrame([tuple(row) for row in rows], columns=list(header), dtype=str)
+
+
+def verdict_table(title: str, verdicts: Iterable[Verdict], note: str = "") -> Table:
+    """A row for each verdict."""
+    rows = ((v.subject, v.note, v.required, v.measured, yes_no(v.ok)) for v in verdicts)
+    return Table(title, frame(("", "worst of", "required", "measured", "ok"), rows), note, names=2)
+
+
+def yes_no(ok: bool) -> str:
+    """As tables say whether something holds."""
+    return "yes" if ok else "NO"
+
+
+_COLOURS = {"yes": "[green]yes[/]", "NO": "[bold red]NO[/]"}
+
+
+def with_notes(tables: Sequence[Table]) -> Iterator[tuple[Table, str]]:
+    """Each table and the note below it: of the tables that share a note only the last has it."""
+    for place, table in enumerate(tables):
+        repeated = any(table.note == later.note for later in tables[place + 1 :])
+        yield table, "" if repeated else table.note
+
+
+def show(tables: Sequence[Table], console: Console) -> None:
+    """Print tables in the terminal."""
+    for table, note in with_notes(tables):
+        rich = RichTable(
+            title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD, padding=0
+        )
+        for column, name in enumerate(table.frame):
+            figures = column >= table.names
+            header = escape(name).replace(" ", "\n") if figures else escape(name)
+            rich.add_column(header, justify="right" if figures else "left", no_wrap=figures)
+        for row in table.frame.itertuples(index=False):
+            rich.add_row(*(_COLOURS.get(text, escape(text)) for text in row))
+        # Figures are never cut: where they need more, lines are longer than the terminal.
+        width = max(console.width, console.measure(rich).minimum)
+        console.print(rich, width=width, crop=False, overflow="ignore", no_wrap=True)
+        if note:
+            console.print(" ".join(note.split()), style="dim", markup=False)
+
+
+def progress_bar(console: Console, auto_refresh: bool = True) -> progress.Progress:
+    """A bar with what is done, the time, and the task in words; it goes when all is done."""
+    columns = (
+        *(progress.BarColumn(), progress.TaskProgressColumn(), progress.TimeElapsedColumn()),
+        *(progress.TimeRemainingColumn(), progress.TextColumn("{task.description}")),
+    )
+    return progress.Progress(*columns, console=console, auto_refresh=auto_refresh, transient=True)
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """The same tables in Markdown."""
+    parts = []
+    for table, note in with_notes(tables):
+        rule = ["---" if i < table.names else "---:" for i in range(table.frame.shape[1])]
+        header, *rows = (
+            [plain(text) for text in row] for row in (table.frame, *table.frame.to_numpy())
+        )
+        lines = "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+        parts += [f"### {plain(table.title)}", lines, plain(note)]
+    return "\n\n".join(filter(None, parts))
+
+
+def plain(text: str) -> str:
+    """Text on one line that has no meaning in Markdown or HTML."""
+    return re.sub(r"([\\`*\[\]<>&|])", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,43 @@
+"""``sass``: count the instructions of the CUDA kernels, and hold them to their budgets."""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmarks import environment, results, views
+from benchmarks.arguments import FAILED, Refused, add_csv
+from benchmarks.sass import kernels
+from benchmarks.sass.tables import judge
+from build_config import DEFAULT_ARCHS, BuildError
+
+DESCRIPTION = """\
+Compiles the CUDA kernels, disassembles them, counts the instructions of the vector
+kernels and compares them with their budgets. Needs nvcc, but no GPU. The exit
+status is 1 if a budget is exceeded.
+"""
+# The architectures that the budgets were set for. Not 11.0 too: the disassembler of the Triton that
+# torch 2.11 installs does not know it.
+ARCHS = tuple(a.replace(".", "") for a in DEFAULT_ARCHS if a not in ("7.5", "8.6", "11.0"))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_csv(parser, "build/sass.csv")
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        tools = kernels.find(ARCHS)
+        rows = kernels.count_all(tools, ARCHS)
+    except (BuildError, ValueError) as error:
+        raise Refused(str(error)) from error
+    facts = environment.without_kernels(f"nvcc {tools.toolkit.nvcc}", args.command)
+    with results.open_writer(args.csv, "counts", facts) as write:
+        write(rows)
+    (source,) = found = results.read([args.csv])
+    views.show(found)
+    print(f"Data: {args.csv}")
+    exceeded = [verdict for verdict in judge(source.rows) if not verdict.ok]
+    for verdict in exceeded:
+        print(f"Exceeded: {verdict}")
+    print(f"{len(exceeded)} budgets are exceeded." if exceeded else "Every budget holds.")
+    return FAILED if exceeded else 0

@@ -1,0 +1,180 @@
+"""Reads what `cuobjdump -sass` prints: finds what a thread of a full block executes, and counts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import networkx as nx  # type: ignore[import-untyped]  # a dependency of torch
+
+_FUNCTION = re.compile(r"^\s*Function : (\S+)$", re.M)
+# Address, guard, opcode, operands. What newer disassemblers print behind the operands (scoreboards,
+# such as &wr=0x0, and stalls, such as ?trans1) is of no interest here.
+_INSTRUCTION = re.compile(
+    r"^\s*/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;&?]*)[^;]*;", re.M
+)
+_TARGET = re.compile(r"0x([0-9a-f]+)\s*$")
+_LOADS, _STORES, _LOCAL = ("LDG", "LD"), ("STG", "ST"), ("LDL", "STL")
+_MATHS = ("MUFU", "FFMA", "FFMA2", "FMUL", "FMUL2", "DFMA", "DMUL")
+_WIDE = 128  # bits
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One machine instruction; `guard` is the predicate it depends on, such as "@!P0"."""
+
+    address: int
+    guard: str
+    opcode: str
+    operands: str
+
+    @property
+    def name(self) -> str:
+        """The opcode without its modifiers: "LDG" of "LDG.E.128"."""
+        return self.opcode.partition(".")[0]
+
+    @property
+    def target(self) -> int | None:
+        """Where a branch leads."""
+        match = _TARGET.search(self.operands) if self.name == "BRA" else None
+        return int(match[1], 16) if match else None
+
+    @property
+    def falls_through(self) -> bool:
+        """Whether the next instruction can follow: not after a call, which returns elsewhere."""
+        if self.name in ("BRA", "EXIT"):
+            # The condition stands in front or, for branches, in an operand before the target.
+            return bool(self.guard) or "," in self.operands
+        return self.name not in ("CALL", "RET")
+
+    @property
+    def bits(self) -> int:
+        """The width of a load or store."""
+        widths = (modifier.lstrip("US") for modifier in self.opcode.split(".")[1:])
+        return next((int(width) for width in widths if width.isdigit()), 32)
+
+
+@dataclass(frozen=True)
+class Body:
+    """The vector body: what a thread of a full block executes, from entry to exit.
+
+    Each count is that of the shortest path, and that of all paths together, as in a warp whose
+    threads take every branch. Without branches both are the same.
+    """
+
+    instructions: tuple[int, int]
+    mufu: tuple[int, int]  # special functions: exponential, reciprocal, ...
+    load_bits: list[int]  # width of each global load
+    store_bits: list[int]
+    checks: int  # branches before the first load: is this block full?
+    branches: int  # branches after it
+    local: int  # accesses to local memory, anywhere in the kernel
+    late_loads: int  # loads behind the first instruction of the maths, which they wait for
+
+
+def parse(text: str) -> dict[str, list[Instruction]]:
+    """The instructions of each function, by its mangled name."""
+    _, *parts = _FUNCTION.split(text)
+    return {
+        name: [
+            Instruction(int(address, 16), guard.strip(), opcode, operands.strip())
+            for address, guard, opcode, operands in _INSTRUCTION.findall(body)
+        ]
+        for name, body in zip(parts[::2], parts[1::2], strict=True)
+    }
+
+
+def analyse(kernel: Sequence[Instruction]) -> Body:
+    """Finds the vector body of a kernel and counts.
+
+    It leads through wide stores, wherever the compiler put those. Before its first load it has
+    fewer conditions than the path of the last block, which asks for each pack whether it is whole.
+    Calls are left out: library functions make them for rare values only.
+
+    Raises:
+        ValueError: there is no wide store.
+    """
+    graph = _graph(kernel)
+    shortest = _through_last_store(graph, kernel[0], _WIDE)
+    first_load = _first(shortest, _LOADS)
+    head = shortest[:first_load]
+    reached = nx.single_source_shortest_path(graph, shortest[first_load])  # in order of distance
+    rest = list(reached)
+    every = head + rest
+    return Body(
+        instructions=(len(shortest), len(every)),
+        mufu=(_count(shortest, "MUFU"), _count(every, "MUFU")),
+        load_bits=[step.bits for step in rest if step.name in _LOADS],
+        store_bits=[step.bits for step in rest if step.name in _STORES],
+        checks=_count(head, "BRA"),
+        branches=_count(rest, "BRA"),
+        local=_count(kernel, *_LOCAL),
+        late_loads=_count(rest[_first(rest, _MATHS) :], *_LOADS),
+    )
+
+
+def shortest_path(kernel: Sequence[Instruction], store_bits: int) -> list[Instruction]:
+    """From the entry of a kernel through its last store of so many bits to its end: each loop once,
+    and round what few threads do.
+
+    Raises:
+        ValueError: there is no such store.
+    """
+    return _through_last_store(_graph(kernel), kernel[0], store_bits)
+
+
+def summary(kernel: Sequence[Instruction], path: Sequence[Instruction]) -> Body:
+    """Counts along a path. Of loads and stores only wide ones: the others move a row's numbers."""
+
+    def wide(names: Sequence[str], steps: Sequence[Instruction]) -> list[int]:
+        return [step.bits for step in steps if step.name in names and step.bits >= _WIDE]
+
+    return Body(
+        instructions=(len(path), len(path)),
+        mufu=(_count(path, "MUFU"), _count(path, "MUFU")),
+        load_bits=wide(_LOADS, kernel),
+        store_bits=wide(_STORES, kernel),
+        checks=0,
+        branches=_count(path, "BRA"),
+        local=_count(kernel, *_LOCAL),
+        late_loads=len(wide(_LOADS, path[_first(path, _MATHS) :])),
+    )
+
+
+def _graph(kernel: Sequence[Instruction]) -> nx.DiGraph:
+    by_address = {step.address: step for step in kernel}
+    graph = nx.DiGraph()
+    graph.add_nodes_from(kernel)
+    for step, following in zip(kernel, [*kernel[1:], None], strict=True):
+        if following and step.falls_through:
+            graph.add_edge(step, following)
+        if step.target in by_address:
+            graph.add_edge(step, by_address[step.target])
+    return graph
+
+
+def _through_last_store(graph: nx.DiGraph, entry: Instruction, bits: int) -> list[Instruction]:
+    paths = nx.single_source_shortest_path(graph, entry)
+    to_store = [p for s, p in paths.items() if s.name in _STORES and s.bits >= bits]
+    if not to_store:
+        raise ValueError(f"no store of {bits} bits that a thread reaches without a call")
+    to_last_store: list[Instruction] = min(to_store, key=lambda p: (_conditions(p), -len(p)))
+    onwards = nx.single_source_shortest_path(graph, to_last_store[-1])
+    to_exit = min((path for step, path in onwards.items() if step.name == "EXIT"), key=len)
+    return to_last_store + list(to_exit[1:])
+
+
+def _conditions(path: Sequence[Instruction]) -> int:
+    """Conditions up to the first load."""
+    head = path[: _first(path, _LOADS) + 1]
+    return sum(step.name == "BRA" or bool(step.guard) for step in head)
+
+
+def _first(steps: Sequence[Instruction], names: Sequence[str]) -> int:
+    """The place of the first instruction of these names, else the end."""
+    return next((place for place, step in enumerate(steps) if step.name in names), len(steps))
+
+
+def _count(steps: Sequence[Instruction], *names: str) -> int:
+    return sum(step.name in names for step in steps)

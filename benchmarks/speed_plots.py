@@ -1,0 +1,179 @@
+"""Pictures of times and memory: of the rows that `run` and `networks` wrote."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
+
+from benchmarks import plots
+from benchmarks.cases import DTYPES, GRIDS, KERNEL_DIRECTIONS, TENSORS_MOVED
+from benchmarks.plots import MUTED, OURS, ROW, SKY, WIDTH, Bar, Picture, colour, slug
+from benchmarks.speeds import compiled_times
+from benchmarks.units import format_bytes, format_seconds, format_size
+
+SIZES = (65_536, 2**20, 2**24)  # of the speed-up bars
+DIRECTION_COLOURS = {"forward": OURS, "backward": SKY, "forward+backward": "#004a75"}
+PANEL = 3.0  # inches, of each panel of speed-ups
+
+
+def pictures(rows: pd.DataFrame, sizes: Sequence[int] = SIZES) -> tuple[list[Picture], list[str]]:
+    """The pictures for which there are rows, and what is left out and why.
+
+    `sizes` are those of the speed-up bars: as many of them as were measured, else the largest.
+    """
+    ratios = _ratios(rows)
+    kinds = (
+        ("speed-up", "mish_cuda and F.mish on the same input", speed_ups(ratios, sizes)),
+        ("whole networks", "suite networks", networks(rows)),
+        ("peak memory", "forward+backward with its peak memory", memory(rows)),
+        ("speed-up under torch.compile", "suite compiled", compiled(rows)),
+        ("GB/s over size", "suite kernels or gpu", rates(rows)),
+    )
+    found, missing = [], []
+    for kind, needs, pictures in kinds:
+        drawn = list(pictures)
+        found += drawn
+        missing += [] if drawn else [f"{kind}: no rows of {needs}"]
+    measured = set(ratios.numel)
+    if measured and (absent := [format_size(size) for size in sizes if size not in measured]):
+        missing.append(f"speed-up at {', '.join(absent)} elements: not measured")
+    if strided := int((rows.layout != "x").sum()):
+        missing.append(f"{strided} rows of tensors that are not contiguous: no picture shows those")
+    return found, missing
+
+
+def speed_ups(ratios: pd.DataFrame, sizes: Sequence[int]) -> Iterator[Picture]:
+    """Speed-up over F.mish by dtype and direction, one panel for each size.
+
+    What was measured at any size has its row in all panels, so that they are read across.
+    """
+    for threads, alike in ratios.groupby("threads"):
+        chosen = sorted(set(sizes) & set(alike.numel)) or [alike.numel.max()]
+        alike = alike[alike.numel.isin(chosen)]
+        wide = alike.pivot(index=["dtype", "direction"], columns="numel", values="ratio")
+        places = [p for p in itertools.product(DTYPES, KERNEL_DIRECTIONS) if p in wide.index]
+        width = max(WIDTH, PANEL * len(chosen))
+        title = f"mish_cuda against F.mish: how many times as fast{_on(threads)}"
+        fig = plots.figure(width, ROW * len(places) + 1.2, title)
+        panels = fig.subplots(1, len(chosen), sharex=True, sharey=True, squeeze=False)[0]
+        for size, axes in zip(chosen, panels, strict=True):
+            plots.draw_bars(axes, [_bar(p, wide.at[p, size]) for p in places], one="F.mish")
+            axes.set_title(f"{format_size(size)} elements")
+        panels[0].set_xlim(0, 1.7 * max(1, alike.ratio.max()))
+        yield Picture(slug(f"overview{_on(threads)}"), title, fig)
+
+
+def _bar(place: tuple[str, str], ratio: float) -> Bar:
+    measured = not math.isnan(ratio)
+    text = f"{ratio:.1f}x" if measured else "not measured"
+    return Bar(" ".join(place), ratio if measured else 0, text, DIRECTION_COLOURS[place[1]])
+
+
+def _ratios(rows: pd.DataFrame) -> pd.DataFrame:
+    """Times of F.mish over ours, as `ratio`, by threads, numel, dtype and direction."""
+    rows = rows[
+        (rows.layout == "x") & (rows.network == "") & rows.direction.isin(KERNEL_DIRECTIONS)
+    ]
+    # Never across suites: only within one were both timed in turns. Of two, the first in the file.
+    key = ["threads", "numel", "dtype", "direction"]
+    ours, theirs = (
+        rows[rows.provider == name].drop_duplicates(["suite", *key])
+        for name in ("mish_cuda", "F.mish")
+    )
+    pairs = ours.merge(theirs, on=["suite", *key]).drop_duplicates(key)
+    return pairs.assign(ratio=pairs.median_s_y / pairs.median_s_x)[[*key, "ratio"]]
+
+
+def compiled(rows: pd.DataFrame) -> Iterator[Picture]:
+    """Speed-up over compiled F.mish, for each dtype and size."""
+    times = compiled_times(rows)
+    ratios = (times["F.mish"] / times["mish_cuda"]).dropna()
+    for (dtype, shape), group in ratios.groupby(["dtype", "shape"], sort=False):
+        panels = {
+            function: [Bar("mish_cuda", ratio, f"{ratio:.2f}x", OURS)]
+            for (_, _, function), ratio in group.items()
+        }
+        title = f"Speed-up under torch.compile, {dtype}, {format_size(int(shape))}"
+        yield plots.bars(f"compiled {dtype} {shape}", title, panels, one="compiled F.mish")
+
+
+def memory(rows: pd.DataFrame) -> Iterator[Picture]:
+    """Peak memory of forward+backward at the largest size measured, a picture for each dtype."""
+    rows = _grid(rows)
+    # Not of the copy, which works in memory that is there already.
+    rows = rows[(rows.provider != "copy") & rows.peak_bytes.notna()]
+    for dtype, alike in rows.groupby("dtype", sort=False):
+        alike = alike[alike.numel == alike.numel.max()]
+        title = f"Peak memory, forward+backward, {dtype}, {format_size(alike.numel.iloc[0])}"
+        yield plots.bars(f"memory {dtype}", title, {"": _bars(alike, "peak_bytes")})
+
+
+def networks(rows: pd.DataFrame) -> Iterator[Picture]:
+    """Time of a training step and of inference, and peak memory: a picture for each network."""
+    kinds = ["network", "dtype", "shape", "threads"]
+    alike = rows[rows.network != ""].groupby(kinds, sort=False)
+    for (network, dtype, shape, threads), group in alike:
+        steps = group[group.direction == "training step"]
+        panels = {
+            "time of a training step": _bars(steps, "median_s"),
+            "peak memory of a training step": _bars(steps, "peak_bytes"),
+            "time of inference": _bars(group[group.direction == "inference"], "median_s"),
+        }
+        title = f"{network}, {dtype}, batch {shape}{_on(threads)}"
+        yield plots.bars(network, title, {name: bars for name, bars in panels.items() if bars})
+
+
+def _bars(rows: pd.DataFrame, column: str) -> list[Bar]:
+    text = format_bytes if column == "peak_bytes" else format_seconds
+    known = rows[["provider", column]].dropna().itertuples(index=False, name=None)
+    return [Bar(name, value, text(value), colour(name)) for name, value in known]
+
+
+def rates(rows: pd.DataFrame) -> Iterator[Picture]:
+    """GB/s over the number of elements, a picture for each direction and dtype."""
+    kinds = ["threads", "direction", "dtype"]
+    for (threads, direction, dtype), alike in _grid(rows).groupby(kinds, sort=False):
+        title = f"{direction}, {dtype}{_on(threads)}"
+        fig = plots.figure(WIDTH + 1, 3.4, title)
+        _draw_rates(fig.subplots(), alike)
+        yield Picture(slug(title), title, fig)
+
+
+def _draw_rates(axes: Axes, rows: pd.DataFrame) -> None:
+    """Medians, between p20 and p80."""
+    axes.set(xscale="log", yscale="log", ylabel="GB/s")
+    axes.set_xlabel("elements (K: 2^10, M: 2^20)")
+    for name, line in rows.groupby("provider", sort=False):
+        line = line.sort_values("numel")
+        dash = "o--" if name == "copy" or name.startswith("compiled") else "o-"
+        wide = 2.2 if name == "mish_cuda" else 1.4
+        slow, rate, fast = (line.bytes / line[t] / 1e9 for t in ("p80_s", "median_s", "p20_s"))
+        axes.plot(line.numel, rate, dash, color=colour(name), ms=3, lw=wide, label=name)
+        axes.fill_between(line.numel, slow, fast, color=colour(name), alpha=0.15, linewidth=0)
+    axes.xaxis.set_major_locator(LogLocator(base=2, numticks=6))
+    axes.xaxis.set_major_formatter(lambda size, _: _short_size(size))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), labelcolor=MUTED)
+
+
+def _grid(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of single functions on contiguous tensors, timed beside all other providers."""
+    return rows[
+        rows.suite.isin(GRIDS) & (rows.layout == "x") & rows.direction.isin(list(TENSORS_MOVED))
+    ]
+
+
+def _short_size(count: float) -> str:
+    """A count with a binary prefix, for the ticks of an axis."""
+    power = max(0, min(int(math.log2(count)) // 10, 3))
+    return f"{count / 2 ** (10 * power):g} {['', 'K', 'M', 'G'][power]}".strip()
+
+
+def _on(threads: int) -> str:
+    return f", {threads} threads" if threads > 1 else ""

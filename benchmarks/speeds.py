@@ -1,0 +1,170 @@
+"""Tables of times: of the rows that `run` and `networks` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+
+from benchmarks import claims
+from benchmarks.cases import COMPILED, DTYPES, GRIDS, KERNEL_DIRECTIONS, PROVIDERS
+from benchmarks.display import Table, frame, verdict_table
+from benchmarks.units import format_bytes, format_seconds, format_shape, three_digits
+
+KERNEL_NOTE = """\
+ours: mish_cuda, the time of a call, the median of interleaved rounds. The times of
+the others are multiples of it; without ours, of the first one's. M: 2^20 elements.
+GB/s: of the first, for 2 (forward), 3 (backward) or 5 (both) tensors read or
+written.
+naive: x * tanh(softplus(x)), eager. mem. eff., memory-efficient: the same, but it
+saves x alone and computes the rest again in backward. comp.: compiled, under
+torch.compile.
+copy: out.copy_(x); in place of a backward torch.add(g, x, out=out), two reads and
+one write; in forward+backward both of these. Its result is allocated beforehand,
+the others allocate theirs in the call. In place of a backward, relu on a GPU is
+threshold_backward."""
+MEMORY_NOTE = """\
+Peak memory within forward and backward of one call, results included, in sizes of
+the input. A whole network shows what is saved between them: see `networks`."""
+COMPILED_NOTE = """\
+Both compiled; speed up: of mish_cuda over F.mish."""
+CLAIMS_NOTE = "Ratios of median times, on one thread where nothing else is said."
+NETWORK_NOTE = """\
+Times: medians of interleaved rounds. Step: forward, loss, backward, SGD step.
+Speed up: time with F.mish / time of the line. Share: of the step, that the
+activations take, by comparison with the network without any (none); a negative
+one means that the spread (p20 to p80) is larger than the share. Peak memory: of
+a step, gradients included, above weights, optimizer state and input.
+naive: x * tanh(softplus(x)), eager."""
+NONE = "none"  # nothing in the activation's place: what a network takes without it
+
+_SHORT = {
+    "mish_cuda": "ours",
+    "memory-efficient": "mem. eff.",
+    "compiled F.mish": "comp. F.mish",
+    "compiled mish_cuda": "comp. ours",
+    "F.silu": "silu",
+    "F.gelu": "gelu",
+}
+
+
+def tables(rows: pd.DataFrame) -> list[Table]:
+    """All tables for which there are rows."""
+    verdicts = claims.judge(rows)
+    judged = [verdict_table("claims", verdicts, CLAIMS_NOTE)] if verdicts else []
+    return [*_kernels(rows), *_memory(rows), *_compiled(rows), *_networks(rows), *judged]
+
+
+def shape_text(shape: str) -> str:
+    """A shape as a file has it, for people."""
+    return format_shape(tuple(map(int, shape.split("x"))))
+
+
+def _providers(rows: pd.DataFrame) -> list[str]:
+    """The providers in the rows: ours first, last the ones that this suite does not know."""
+    found = list(rows.provider.unique())
+    return sorted(found, key=lambda n: PROVIDERS.index(n) if n in PROVIDERS else len(PROVIDERS))
+
+
+def _pivot(rows: pd.DataFrame, values: str, index: list[str], columns: str) -> pd.DataFrame:
+    """Values by dtype, shape and more, in the order of dtypes and sizes."""
+    order = rows.dtype.map(list(DTYPES).index)
+    rows = rows.assign(order=order).sort_values(["order", "numel"], kind="stable")
+    return rows.pivot_table(
+        index=index, columns=columns, values=values, aggfunc="first", sort=False
+    )
+
+
+def _kernels(rows: pd.DataFrame) -> Iterator[Table]:
+    """A table for each number of threads and direction."""
+    rows = rows[rows.suite.isin(GRIDS)]
+    base, *others = _providers(rows) or [""]
+    for threads in sorted(rows.threads.unique()):
+        for direction in KERNEL_DIRECTIONS:
+            alike = rows[(rows.threads == threads) & (rows.direction == direction)]
+            if alike.empty:
+                continue
+            times = _pivot(alike, "median_s", ["dtype", "shape"], "provider")
+            times = times.reindex(columns=[base, *others])
+            rates = alike.groupby(["dtype", "shape"]).bytes.first() / times[base] / 1e9
+            columns = {
+                _short(base): _texts(times[base], format_seconds),
+                "GB/s": _texts(rates.reindex(times.index), three_digits),
+            } | {_short(n): _texts(times[n] / times[base], three_digits) for n in others}
+            title = f"{direction}, CPU threads: {threads}"
+            yield Table(title, _by_input(times, columns), KERNEL_NOTE, 2)
+
+
+def _memory(rows: pd.DataFrame) -> Iterator[Table]:
+    """At the largest shape of each dtype."""
+    rows = rows[rows.suite.isin(GRIDS) & rows.peak_bytes.notna()]
+    if rows.empty:
+        return
+    rows = rows[rows.numel == rows.groupby("dtype").numel.transform("max")]
+    sizes = rows.peak_bytes / (rows.numel * rows.dtype.map(lambda d: DTYPES[d].itemsize))
+    wide = _pivot(rows.assign(sizes=sizes), "sizes", ["dtype", "shape"], "provider")
+    columns = {_short(name): _texts(wide[name], "{:.1f}".format) for name in _providers(rows)}
+    yield Table("peak memory of forward+backward", _by_input(wide, columns), MEMORY_NOTE, 2)
+
+
+def compiled_times(rows: pd.DataFrame) -> pd.DataFrame:
+    """Times under torch.compile, a column for each name of COMPILED, by dtype, shape, function."""
+    rows = rows[rows.suite == "compiled"]
+    parts = rows.provider.str.extract(r"^compiled (?P<name>.*?) in (?P<function>.*)$")
+    index = ["dtype", "shape", "function"]
+    wide = _pivot(pd.concat([rows, parts], axis=1), "median_s", index, "name")
+    return wide.reindex(columns=list(COMPILED))
+
+
+def _compiled(rows: pd.DataFrame) -> Iterator[Table]:
+    times = compiled_times(rows)
+    if not times.empty:
+        columns = {name: _texts(times[name], format_seconds) for name in COMPILED}
+        ratios = times["F.mish"] / times["mish_cuda"]
+        columns["speed up"] = _texts(ratios, "{:.2f}x".format)
+        found = _by_input(times, columns)
+        yield Table("torch.compile, forward+backward", found, COMPILED_NOTE, 3)
+
+
+def _networks(rows: pd.DataFrame) -> Iterator[Table]:
+    """A table for each network and input."""
+    kinds = ["network", "shape", "dtype", "threads"]
+    alike = rows[rows.suite == "networks"].groupby(kinds, sort=False)
+    for (network, shape, dtype, threads), group in alike:
+        names = list(group.provider.unique())
+        step, inference = (
+            group[group.direction == direction]
+            .drop_duplicates("provider")
+            .set_index("provider")
+            .reindex([*names, *{"F.mish", NONE}.difference(names)])
+            for direction in ("training step", "inference")
+        )
+        low, high = (_texts(step[edge], format_seconds) for edge in ("p20_s", "p80_s"))
+        columns = {
+            "activation": pd.Series(step.index, step.index),
+            "step": _texts(step.median_s, format_seconds),
+            "p20 to p80": (low + " to " + high).where(low != "", ""),
+            "speed up": _texts(step.median_s["F.mish"] / step.median_s, "{:.2f}x".format),
+            "share": _texts(1 - step.median_s[NONE] / step.median_s, "{:.0%}".format),
+            "peak memory": _texts(step.peak_bytes, format_bytes),
+            "inference": _texts(inference.median_s, format_seconds),
+            "speed-up": _texts(inference.median_s["F.mish"] / inference.median_s, "{:.2f}x".format),
+        }
+        title = f"{network}, input {shape_text(shape)}, {dtype}, CPU threads: {threads}"
+        yield Table(title, pd.DataFrame(columns).loc[names], NETWORK_NOTE)
+
+
+def _by_input(wide: pd.DataFrame, columns: dict[str, pd.Series]) -> pd.DataFrame:
+    """The columns, after those that name dtype, input and what else the index of `wide` has."""
+    names = [(dtype, shape_text(shape), *more) for dtype, shape, *more in wide.index]
+    header = ["input" if name == "shape" else name for name in wide.index.names]
+    return pd.concat([frame(header, names), pd.DataFrame(columns).reset_index(drop=True)], axis=1)
+
+
+def _texts(values: pd.Series, form: Callable[[float], str]) -> pd.Series:
+    """Empty where nothing was measured."""
+    return values.map(lambda value: "" if pd.isna(value) else form(value)).astype(str)
+
+
+def _short(name: str) -> str:
+    return _SHORT.get(name, name)

@@ -1,0 +1,224 @@
+"""``variants``: choose the figures of csrc/cuda/tuning.h on the GPU that is here."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import ctypes
+import functools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import build_config
+from benchmarks.arguments import FAILED, Refused, add_csv, add_number
+from csrc.cuda import nvcc
+from csrc.cuda.nvcc import Toolkit
+
+DESCRIPTION = """\
+Builds the dense CUDA kernels with other tiles, widths of access and cache hints, and
+times each beside F.mish, torch.relu and a copy. Prints the fastest for each dtype,
+operation and size; csrc/cuda/tuning.h is where they are chosen. Needs nvcc and a GPU.
+Exit status 1: a variant gives other bits than the chosen ones.
+"""
+
+ROOT = Path(__file__).parents[1]
+OPS = ("forward", "backward", "double backward")  # by the value of mish::Op
+# By the value of mish::DType.
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+SIZES = (2**16, 173_056, 2**20, 2**24, 2**28)
+ODD_SIZE = 65_537  # for comparing bits: the last block has a part of a pack
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What the macros of csrc/cuda/tuning.h are set to; nothing for the chosen figures."""
+
+    macros: tuple[tuple[str, int], ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join(f"{name.lower()}={value}" for name, value in self.macros) or "chosen"
+
+    @property
+    def flags(self) -> list[str]:
+        """The arguments of the compiler."""
+        return [f"-DMISH_{name}={value}" for name, value in self.macros]
+
+
+def variants(capability: tuple[int, int], threads_of_processor: int) -> list[Variant]:
+    """The chosen figures, and all others that a GPU can run."""
+    found = [Variant()]
+    accesses = [(16, 0), (16, 1)] + ([(32, 0)] if capability >= (10, 0) else [])
+    for packs, threads, blocks, (pack_bytes, streaming) in product(
+        (1, 2, 4), (128, 256, 512), (4, 5, 6), accesses
+    ):
+        if threads * blocks <= threads_of_processor:
+            tile = (("THREADS", threads), ("PACKS", packs), ("MIN_BLOCKS", blocks))
+            found.append(Variant((*tile, ("PACK_BYTES", pack_bytes), ("STREAMING", streaming))))
+    return found
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_csv(parser, "mish_variants.csv")
+    add_number(parser, "--minutes", help="stop after so many minutes", kind=float, default=8)
+
+
+def run(args: argparse.Namespace) -> int:
+    if not torch.cuda.is_available():
+        raise Refused(f"expected a GPU, but torch {torch.__version__} sees none")
+    end = time.monotonic() + 60 * args.minutes
+    gpu = torch.cuda.get_device_properties()
+    toolkit = find_toolkit(f"{gpu.major}.{gpu.minor}")
+    tried = variants((gpu.major, gpu.minor), gpu.max_threads_per_multi_processor)
+    with tempfile.TemporaryDirectory() as folder:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            built = pool.map(
+                lambda job: build(
+                    toolkit, f"{gpu.major}{gpu.minor}", job[1], Path(folder, f"{job[0]}.so")
+                ),
+                enumerate(tried),
+            )
+            kernels = dict(zip(map(str, tried), built, strict=True))
+        print(f"{len(kernels)} variants on {gpu.name}", flush=True)
+        wrong: set[str] = set()
+        with args.csv.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("gpu", "dtype", "operation", "size", "kernel", "us"))
+            for dtype, op, size in product(DTYPES, range(len(OPS)), SIZES):
+                if time.monotonic() > end:
+                    print(f"Stopped after {args.minutes:g} minutes.")
+                    break
+                if (op + 2) * size * dtype.itemsize > 0.5 * torch.cuda.mem_get_info()[0]:
+                    print(f"{dtype}, {OPS[op]}, {size:,} elements: not enough memory")
+                    continue
+                wrong |= other_bits(kernels, dtype, op)
+                times = measure(
+                    calls(kernels, dtype, op, size), launches=3 if size >= 2**24 else 50
+                )
+                case = (gpu.name, str(dtype).removeprefix("torch."), OPS[op], size)
+                writer.writerows((*case, name, f"{us:.3f}") for name, us in times.items())
+                file.flush()
+                print(summary(case[1:], times, kernels), flush=True)
+    for name in sorted(wrong):
+        print(f"Other bits: {name}")
+    print(f"Data: {args.csv}")
+    return FAILED if wrong else 0
+
+
+def find_toolkit(arch: str) -> Toolkit:
+    """An nvcc that compiles for the GPU and fits torch's CUDA runtime."""
+    toolkits, rejected = nvcc.find(os.environ, [Path(folder) for folder in sys.path])
+    major = (torch.version.cuda or "").partition(".")[0]
+    for toolkit in toolkits:
+        if arch in toolkit.archs and toolkit.major == major:
+            return toolkit
+    found = "; ".join([*map(str, toolkits), *rejected]) or "no nvcc was found"
+    raise Refused(f"expected an nvcc of CUDA {major} that compiles for {arch}, but {found}")
+
+
+Kernel = Callable[[int, list[Tensor]], None]
+
+
+def build(toolkit: Toolkit, arch: str, variant: Variant, library: Path) -> Kernel:
+    """Compiles a variant; the result takes an op, and the output and inputs of it."""
+    command = [str(toolkit.root / "bin/nvcc"), *build_config.NVCC_FLAGS, *variant.flags]
+    command += ["-shared", "-Xcompiler=-fPIC", f"-arch=sm_{arch}", "-cudart=none"]
+    command += [f"-I{folder}" for folder in [ROOT / "csrc", *toolkit.include_dirs]]
+    command += [f"-L{folder}" for folder in toolkit.library_dirs]
+    command += [f"-l:libcudart.so.{toolkit.major}", "-o", str(library)]
+    done = subprocess.run(
+        [*command, str(ROOT / "benchmarks/variants.cu")], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise Refused(f"{variant} does not compile:\n{done.stderr}")
+    function = ctypes.CDLL(str(library)).run
+
+    def launch(op: int, operands: list[Tensor]) -> None:
+        x = operands[0]
+        pointers = (ctypes.c_void_p * len(operands))(*(t.data_ptr() for t in operands))
+        sizes = ctypes.c_int64(x.numel()), ctypes.c_int64(x.element_size())
+        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        if error := function(op, DTYPES.index(x.dtype), pointers, *sizes, stream):
+            raise RuntimeError(f"{variant}: CUDA error {error}")
+
+    return launch
+
+
+def operands_of(dtype: torch.dtype, op: int, size: int) -> list[Tensor]:
+    """The output and the inputs."""
+    return [torch.randn(size, dtype=dtype, device="cuda") for _ in range(op + 2)]
+
+
+def other_bits(kernels: dict[str, Kernel], dtype: torch.dtype, op: int) -> set[str]:
+    """The variants that differ from the first."""
+    out, *inputs = operands_of(dtype, op, ODD_SIZE)
+    results = {}
+    for name, kernel in kernels.items():
+        kernel(op, [out.zero_(), *inputs])
+        results[name] = out.clone()
+    first = next(iter(results.values()))
+    return {name for name, result in results.items() if not torch.equal(result, first)}
+
+
+def calls(
+    kernels: dict[str, Kernel], dtype: torch.dtype, op: int, size: int
+) -> dict[str, Callable[[], object]]:
+    """The variants and their rivals on the same memory; PyTorch has no op for double backward."""
+    operands = operands_of(dtype, op, size)
+    out, *inputs = operands
+    found: dict[str, Callable[[], object]] = {
+        name: functools.partial(kernel, op, operands) for name, kernel in kernels.items()
+    }
+    aten = torch.ops.aten
+    if op == 0:
+        found["F.mish"] = lambda: aten.mish.out(inputs[0], out=out)
+    elif op == 1:
+        found["F.mish"] = lambda: aten.mish_backward(*inputs)
+    found["torch.relu"] = lambda: aten.relu.out(inputs[0], out=out)
+    found["copy"] = lambda: out.copy_(inputs[0])
+    return found
+
+
+def measure(calls: dict[str, Callable[[], object]], launches: int) -> dict[str, float]:
+    """Microseconds of each call, the median of some rounds of all of them. Each is replayed from a
+    CUDA graph, so that the time of a launch from Python does not count."""
+    graphs = {}
+    for name, call in calls.items():
+        call()
+        torch.cuda.synchronize()
+        graphs[name] = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graphs[name]):
+            for _ in range(launches):
+                call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(REPEATS):
+        for name, graph in graphs.items():
+            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            graph.replay()
+            start.record()
+            graph.replay()
+            stop.record()
+            stop.synchronize()
+            times[name].append(1000 * start.elapsed_time(stop) / launches)
+    return {name: statistics.median(rounds) for name, rounds in times.items()}
+
+
+def summary(case: Iterable[object], times: dict[str, float], kernels: dict[str, Kernel]) -> str:
+    """A line: the fastest variant, the chosen one and the rivals."""
+    best = min(kernels, key=times.__getitem__)
+    others = [name for name in times if name not in kernels]
+    told = [f"best {times[best]:.2f} us ({best})", f"chosen {times[str(Variant())]:.2f}"]
+    told += [f"{name} {times[name]:.2f}" for name in others]
+    return f"{' '.join(map(str, case))}: {', '.join(told)}"

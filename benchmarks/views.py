@@ -1,0 +1,74 @@
+"""The tables and pictures of a file of results, whatever it holds."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from benchmarks import display, environment
+from benchmarks.display import Table
+from benchmarks.results import Results
+
+if TYPE_CHECKING:  # it needs matplotlib, which tables do not
+    from benchmarks.plots import Picture
+
+# Packages or modules with tables(rows), and with pictures(rows), by what a file holds.
+_MODULES = {
+    "speed": ("speeds", "speed_plots"),
+    "errors": ("accuracy.tables", "accuracy.plots"),
+    "counts": ("sass.tables", None),
+    "epochs": ("paper.tables", "paper.plots"),
+}
+
+
+def tables(source: Results) -> list[Table]:
+    """All tables of a file."""
+    module = importlib.import_module(f"benchmarks.{_MODULES[source.kind][0]}")
+    found: list[Table] = module.tables(source.rows)
+    return found
+
+
+def pictures(
+    source: Results, sizes: Sequence[int] | None = None
+) -> tuple[list[Picture], list[str]]:
+    """All pictures of a file, and which kinds are left out and why.
+
+    `sizes` are the elements of the speed-up bars.
+    """
+    name = _MODULES[source.kind][1]
+    if name is None:
+        return [], [f"no picture shows {source.kind}"]
+    module = importlib.import_module(f"benchmarks.{name}")
+    chosen = {"sizes": sizes} if sizes and source.kind == "speed" else {}
+    found: tuple[list[Picture], list[str]] = module.pictures(source.rows, **chosen)
+    return found
+
+
+def show(sources: Sequence[Results], console: Console | None = None) -> None:
+    """Print the tables of files."""
+    console = console or Console(highlight=False)
+    for source in sources:
+        found = tables(source)
+        display.show(found, console)
+        if not found:
+            console.print(_no_table(source), markup=False)
+        console.print(environment.summary(source.facts), markup=False)
+
+
+def markdown(sources: Sequence[Results]) -> str:
+    """The same in Markdown."""
+    parts = []
+    for source in sources:
+        parts.append(display.markdown(tables(source)) or _no_table(source))
+        parts.append(display.plain(environment.summary(source.facts)))
+    return "\n\n".join(parts)
+
+
+def _no_table(source: Results) -> str:
+    return (
+        f"No table shows these rows: {len(source.rows)} of {source.path}. Claims need both sides "
+        "of a ratio."
+    )

@@ -1,5 +1,0 @@
-import sys
-
-from gpu.cli import main
-
-sys.exit(main())
