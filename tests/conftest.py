@@ -1,14 +1,16 @@
-"""What the tests run on: each device, each implementation, each dtype."""
+"""Fixtures: each device, each implementation of the ops, each dtype."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mish_cuda
 from mish_cuda import eager, functional
@@ -16,99 +18,139 @@ from mish_cuda._extension import REASON, C
 from reference import DTYPES
 
 needs_extension = pytest.mark.skipif(C is None, reason=f"no compiled ops: {REASON}")
-
-
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 ORDERS = pytest.mark.parametrize("order", [0, 1, 2], ids=["value", "slope", "curvature"])
 
 
 @dataclass(frozen=True)
-class Path:
-    """One implementation of the ops: the compiled one behind the public names, or the eager one."""
+class Implementation:
+    """One implementation of the ops: compiled, behind the public names, or eager."""
 
     name: str
-    mish: Callable[[Tensor], Tensor]
+    mish: Callable[..., Tensor]
     mish_: Callable[[Tensor], Tensor]
-    mish_out: Callable[[Tensor, Tensor], Tensor]
     mish_backward: Callable[[Tensor, Tensor], Tensor]
     mish_double_backward: Callable[[Tensor, Tensor, Tensor], Tensor]
 
     def backend(self, x: Tensor) -> str:
-        """What computes x: "cpu", "cuda" or "eager"."""
+        """The backend that computes x: "cpu", "cuda" or "eager"."""
         return "eager" if self.name == "eager" else mish_cuda.backend(x)
 
+    def apply(self, *operands: Tensor) -> Tensor:
+        """Mish of one operand, its backward of two, its double backward of three."""
+        ops = (self.mish, self.mish_backward, self.mish_double_backward)
+        return ops[len(operands) - 1](*operands)
+
     def derivative(self, x: Tensor, order: int) -> Tensor:
-        """f, f' or f'' by the op of its own."""
-        one = torch.ones_like(x)
-        if order == 0:
-            return self.mish(x)
-        if order == 1:
-            return self.mish_backward(one, x)
-        return self.mish_double_backward(one, one, x)
+        """f, f' or f'' (order 0, 1 or 2), each by its op."""
+        return self.apply(*[torch.ones_like(x)] * order, x)
 
 
-def compiled_path() -> Path:
-    ops: Any = torch.ops.mish_cuda
-    return Path(
-        "compiled",
-        mish_cuda.mish,
-        mish_cuda.mish_,
-        lambda x, out: mish_cuda.mish(x, out=out),
-        ops.mish_backward,
-        ops.mish_double_backward,
-    )
-
-
-EAGER_PATH = Path(
+EAGER = Implementation(
     "eager",
     eager.mish,
     eager.mish_,
-    eager.mish_out,
-    eager.mish_backward,
+    eager.input_gradient,
     eager.double_backward,
 )
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    """Every run draws the same numbers."""
-    torch.manual_seed(0)
+def _torchs_mish(x: Tensor, out: Tensor | None = None) -> Tensor:
+    return F.mish(x) if out is None else torch.ops.aten.mish.out(x, out=out)  # type: ignore[no-any-return]
 
 
-@pytest.fixture(params=["cpu", "cuda"])
+TORCH = replace(
+    EAGER,
+    name="torch",
+    mish=_torchs_mish,
+    mish_=lambda x: F.mish(x, inplace=True),
+    # Not the op of torch, which has no derivative. The input must require a gradient.
+    mish_backward=lambda g, x: torch.autograd.grad(F.mish(x), x, g, create_graph=True)[0],
+)
+
+# The functions of the package, whichever implementation they choose.
+PUBLIC = replace(
+    EAGER,
+    name="public",
+    mish=lambda x, out=None: mish_cuda.mish(x, out=out),
+    mish_=lambda x: mish_cuda.mish_(x),
+    mish_backward=lambda g, x: mish_cuda.mish_backward(x, g),
+)
+
+
+def _compiled() -> Implementation | None:
+    if C is None:
+        return None
+    ops: Any = torch.ops.mish_cuda
+    return Implementation(
+        "compiled", mish_cuda.mish, mish_cuda.mish_, ops.mish_backward, ops.mish_double_backward
+    )
+
+
+COMPILED = pytest.param(_compiled(), marks=needs_extension, id="compiled")
+
+
+class Log(TorchDispatchMode):
+    """Notes the ops of this library."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "mish_cuda":
+            self.calls.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(params=[COMPILED, pytest.param(EAGER, id="eager")])
+def impl(request: pytest.FixtureRequest) -> Implementation:
+    result: Implementation = request.param
+    return result
+
+
+@pytest.fixture(params=[COMPILED])
+def compiled(request: pytest.FixtureRequest) -> Implementation:
+    result: Implementation = request.param
+    return result
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_gpu)])
 def device(request: pytest.FixtureRequest) -> str:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("torch sees no GPU")
     return str(request.param)
 
 
 @pytest.fixture
-def compiled() -> Path:
-    if C is None:
-        pytest.skip(f"no compiled ops: {REASON}")
-    return compiled_path()
-
-
-@pytest.fixture(params=["compiled", "eager"])
-def path(request: pytest.FixtureRequest) -> Path:
-    if request.param == "eager":
-        return EAGER_PATH
-    result: Path = request.getfixturevalue("compiled")
-    return result
-
-
-@pytest.fixture(params=["compiled", "eager"])
-def public(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The public functions and layers, as with the extension and as without it."""
-    if request.param == "eager":
-        names = {"_mish": eager.mish, "_mish_": eager.mish_, "_mish_out": eager.mish_out}
-        for name, value in {**names, "_ops": torch.ops.aten}.items():
-            monkeypatch.setattr(functional, name, value)
-    elif C is None:
-        pytest.skip(f"no compiled ops: {REASON}")
-    return str(request.param)
+def kernels(compiled: Implementation, device: str) -> Implementation:
+    """The compiled ops, where they have a kernel for the device."""
+    if compiled.backend(torch.empty(0, device=device)) == "eager":
+        pytest.skip(f"the extension was built without {device} kernels")
+    return compiled
 
 
 @pytest.fixture(params=DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     result: torch.dtype = request.param
     return result
+
+
+@pytest.fixture
+def fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the public functions and layers compute as without the extension."""
+    names = {"_mish": eager.mish, "_mish_": eager.mish_, "_mish_out": eager.mish_out}
+    for name, value in {**names, "_ops": torch.ops.aten, "C": None}.items():
+        monkeypatch.setattr(functional, name, value)
+
+
+@pytest.fixture(params=[pytest.param("compiled", marks=needs_extension), "eager"])
+def public(request: pytest.FixtureRequest) -> str:
+    """Runs the public functions and layers with the extension and without it."""
+    if request.param == "eager":
+        request.getfixturevalue("fallback")
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Seeds torch, so that every run draws the same numbers."""
+    torch.manual_seed(0)

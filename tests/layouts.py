@@ -1,4 +1,4 @@
-"""Tensors of every layout, as views of memory that is checked as a whole."""
+"""Tensors of every layout, as views of memory that tests can check as a whole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import reference
 
 Data = Callable[..., Tensor]  # a contiguous tensor of the given sizes, filled
 
-# CPU kernels change their way at 512 elements in a row, threads at 32,768 elements.
+# CPU kernels change their loop at rows of 512 elements; threads start at 32,768 elements.
 LAYOUTS: dict[str, Callable[[Data], Tensor]] = {
     "contiguous": lambda data: data(7, 33),
     "0-d": lambda data: data(),
@@ -44,7 +44,7 @@ OVERLAPPING: dict[str, Callable[[Data], Tensor]] = {
 
 
 def filled(sizes: tuple[int, ...], dtype: torch.dtype, device: str, seed: int = 0) -> Tensor:
-    """Numbers in which every place is told from its neighbours; special values among them."""
+    """Numbers that differ from their neighbours, special values among them."""
     count = torch.Size(sizes).numel()
     values = reference.samples(dtype)
     order = torch.randperm(max(count, 1), generator=torch.Generator().manual_seed(seed))

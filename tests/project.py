@@ -1,4 +1,4 @@
-"""The project's own files, for tests that build it elsewhere."""
+"""Copies of the project's files, for tests that build them elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BUILT = (".*", "build", "dist", "*.egg-info", "__pycache__", "_C*.so", "_build.py")
+BUILT = (".*", "build", "dist", "*.egg-info", "__pycache__", "_C*.so", "_without_kernels.py")
 
 
 def copy_sources(target: Path) -> Path:

@@ -1,12 +1,17 @@
-// What the C++ tests compare with: number formats and memory as bytes, and f, f', f'' from their
-// definitions in long double.
+// What the C++ tests compare with: number formats and memory as bytes; f, f', f'' from their
+// definitions in long double; and the largest errors allowed, from the table that Python reads too.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <limits>
+#include <sstream>
+#include <string>
 #include <vector>
 
 #include "mish_kernels.h"
@@ -61,10 +66,10 @@ struct Format {
   }
 };
 
-constexpr Format kFormats[] = {{"float", DType::kFloat, 4, 23, -126, 127},
-                               {"double", DType::kDouble, 8, 52, -1022, 1023},
-                               {"half", DType::kHalf, 2, 10, -14, 15},
-                               {"bfloat16", DType::kBFloat16, 2, 7, -126, 127}};
+constexpr Format kFormats[] = {{"fp32", DType::kFloat, 4, 23, -126, 127},
+                               {"fp64", DType::kDouble, 8, 52, -1022, 1023},
+                               {"fp16", DType::kHalf, 2, 10, -14, 15},
+                               {"bf16", DType::kBFloat16, 2, 7, -126, 127}};
 
 /// f, f' or f'' by the chain rule on x tanh(softplus(x)); limits at infinity.
 inline long double reference(Op op, long double x) {
@@ -78,6 +83,51 @@ inline long double reference(Op op, long double x) {
   if (op == Op::kForward) return x * t;
   return op == Op::kBackward ? t + x * t1 : 2 * t1 + x * t2;
 }
+
+/// An error of `ulp` units in the last place plus `absolute`.
+struct Bound {
+  long double ulp, absolute;
+};
+
+/// The errors that bounds.csv allows a backend, "cpu" or "cuda"; MISH_BOUNDS is its path.
+class Bounds {
+ public:
+  explicit Bounds(const std::string& backend) {
+    std::ifstream file(MISH_BOUNDS);
+    for (std::string line; std::getline(file, line);) {
+      std::istringstream fields(line);
+      std::vector<std::string> row;
+      for (std::string field; std::getline(fields, field, ',');) row.push_back(field);
+      const auto number = [&](int i) { return std::strtold(row[i].c_str(), nullptr); };
+      const bool of_errors = row.size() == 8 && row[0] == backend && number(7) == 0;
+      if (of_errors) {
+        rows_.push_back({row[1], row[2], number(3), number(4), {number(5), number(6)}});
+      }
+    }
+    if (rows_.empty()) {
+      std::printf("%s holds no bounds of %s\n", MISH_BOUNDS, backend.c_str());
+      std::exit(1);
+    }
+  }
+
+  /// At infinity and for NaN, and where no row is, nothing is allowed.
+  Bound at(Op op, const Format& format, long double x) const {
+    const char* functions[] = {"f", "f'", "f''"};
+    for (const Row& row : rows_) {
+      const bool same = row.dtype == format.name && row.function == functions[static_cast<int>(op)];
+      if (same && row.low < x && x <= row.high && x < kInfinity) return row.bound;
+    }
+    return {0, 0};
+  }
+
+ private:
+  struct Row {
+    std::string dtype, function;
+    long double low, high;
+    Bound bound;
+  };
+  std::vector<Row> rows_;
+};
 
 /// Memory for elements of a format, as bytes on the heap: a sanitizer sees each step beyond it.
 class Memory {

@@ -48,32 +48,7 @@ void fail(const Case& c, const char* what, long double x, long double got, long 
               x, x, got, expected);
 }
 
-/// How far a result may be from the reference: within either of these.
-struct Bound {
-  long double ulp, absolute;
-};
-
-Bound bound(const Case& c, long double x) {
-  const bool wide = c.format.dtype == DType::kDouble, half = c.format.size == 2;
-  // e^x may be flushed to 0 where it is subnormal; then the error is all of |f|, |f'| or |f''|.
-  if (x < (wide ? -708.3L : -87.3L)) return {4, wide ? 1.2e-305L : 1.1e-36L};
-  const auto ulp = [&](long double of_float, long double of_double) -> Bound {
-    return {half ? 1 : wide ? of_double : of_float, 0};
-  };
-  const auto absolute = [&](long double of_float, long double of_double) -> Bound {
-    return {half ? 1 : 0.5L, wide ? of_double : of_float};
-  };
-  switch (c.op) {
-    case Op::kForward:
-      return ulp(2.5L, 4);
-    case Op::kBackward:  // f' crosses zero between -3 and 0
-      if (x >= -3 && x < 0) return absolute(1.2e-7L, 4e-16L);
-      return ulp(x < 0 ? 6 : 4, 8);
-    case Op::kDoubleBackward:  // f'' crosses zero on both sides of 0
-      return x < -3 ? ulp(12, 12) : absolute(4e-7L, 1e-15L);
-  }
-  return {0, 0};
-}
+const mish::test::Bounds kBounds("cpu");
 
 std::vector<uint64_t> inputs(const Format& format) {
   std::vector<uint64_t> bits;
@@ -144,9 +119,10 @@ void test_values(const Case& c) {
     if (c.op == Op::kForward && std::signbit(got) != std::signbit(at)) {
       fail(c, "sign", at, got, expected);
     }
-    const auto [ulp, absolute] = bound(c, at);
-    const long double error = got == expected ? 0 : std::fabs(got - expected);
-    if (!(error <= ulp * c.format.spacing(expected) || error <= absolute)) {
+    const auto [ulp, absolute] = kBounds.at(c.op, c.format, at);
+    if (got == expected) continue;
+    const long double error = std::fabs(got - expected);
+    if (!(error <= ulp * c.format.spacing(expected) + absolute)) {
       fail(c, "value", at, got, expected);
     }
   }

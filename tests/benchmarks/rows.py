@@ -1,0 +1,104 @@
+"""Rows of results for the tests of the measuring code, and files of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks import cli, environment, results
+from benchmarks.cases import Case
+from benchmarks.timing import quantiles
+from project import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results"
+FACTS = dict.fromkeys(environment.NAMES, "") | {
+    "device": "a device",
+    "cpu_model": "a processor",
+    "cpu_capability": "AVX2",
+    "backend": "cpu",
+    "mish_cuda": "1.2.3",
+    "commit": "abc1234",
+    "torch": "2.9",
+    "python": "3.10",
+    "date": "2000-01-01",
+    "command": "python -m benchmarks run --csv 'a file.csv'",
+    "clock": "2400 MHz",
+}
+Row = dict[str, Any]
+
+
+def row(
+    provider: str,
+    seconds: float,
+    direction: str = "forward",
+    *shape: int,
+    dtype: str = "fp32",
+    suite: str = "kernels",
+    peak: int | str = "",
+    spread: float = 0.01,
+    **case: Any,
+) -> Row:
+    """A row of a file of speed."""
+    times = {"median_s": seconds, "p20_s": seconds * (1 - spread), "p80_s": seconds * (1 + spread)}
+    known = Case(provider, direction, dtype, shape or (65_536,), **case)
+    rounds = quantiles([seconds] * 3) | {name: f"{time:.4e}" for name, time in times.items()}
+    return {"suite": suite, **known.row(), **rounds, "peak_bytes": peak}
+
+
+def pair(ratio: float, direction: str = "forward", *shape: int, **rest: Any) -> list[Row]:
+    """F.mish takes `ratio` times as long as ours."""
+    return [
+        row("mish_cuda", 1e-3, direction, *shape, **rest),
+        row("F.mish", ratio * 1e-3, direction, *shape, **rest),
+    ]
+
+
+def network(provider: str, direction: str, seconds: float, peak: int | str = "") -> Row:
+    case = {"suite": "networks", "peak": peak, "threads": 2, "network": "se_resnet18"}
+    return row(provider, seconds, direction, 8, 3, 32, 32, **case)
+
+
+def write(path: Path, rows: Iterable[Row], kind: str = "speed", **facts: str) -> Path:
+    with results.open_writer(path, kind, {**FACTS, **facts}) as add:
+        add(rows)
+    return path
+
+
+def frame(rows: Iterable[Row], kind: str = "speed") -> pd.DataFrame:
+    """The rows as a file of them is read."""
+    texts = [{name: str(value) for name, value in row.items()} for row in rows]
+    return results.parse(pd.DataFrame(texts), kind)
+
+
+def read(path: Path) -> pd.DataFrame:
+    (source,) = results.read([path])
+    return source.rows
+
+
+def main(*arguments: object) -> int:
+    """The exit status of a command line, also where argparse ends it."""
+    try:
+        return cli.main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The message with which a command line is refused."""
+    capsys.readouterr()
+    assert main(*arguments) == 2
+    return capsys.readouterr().err
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """For the tests of a module that imports it: small networks are slower on several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

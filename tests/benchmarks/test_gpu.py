@@ -1,0 +1,151 @@
+"""``gpu``: its steps go on when one fails, end in time, and leave an archive."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from rows import main
+
+from benchmarks import environment, gpu, smoke
+from conftest import needs_extension
+
+
+def python(program: str) -> list[str]:
+    return [sys.executable, "-c", program]
+
+
+@pytest.fixture
+def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    found = [(9, 0), (8, 6), (9, 0)]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: found[i])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and it would be used")
+def test_without_a_gpu_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("gpu", "--out", tmp_path / "out") == 2
+    assert "expected a GPU" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_torch_is_needed_to_begin() -> None:
+    missing = dict.fromkeys(["rich", "matplotlib", "mpmath", "numpy", "pandas", "triton"])
+    program = f"import torch, sys; sys.modules.update({missing}); import benchmarks.gpu"
+    subprocess.run(python(program), check=True)
+
+
+@pytest.mark.usefixtures("with_gpu")
+def test_steps_go_on_and_leave_an_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def steps(out: Path) -> dict[str, Sequence[Sequence[str]]]:
+        environment = "import os; print(os.environ['TORCH_CUDA_ARCH_LIST'])"
+        return {
+            "build": [python(environment)],
+            "speed": [python("print('why'); exit(3)"), python("print('the rest')")],
+            "tests": [["no-such-program"]],
+            "accuracy": [python("exit(2)")],
+        }
+
+    monkeypatch.setattr(gpu, "steps", steps)
+    out = tmp_path / "out"
+    assert main("gpu", "--out", out) == 1
+    lines = (out / "summary.txt").read_text().splitlines()
+    assert [line.rpartition(" (")[0] for line in lines] == [
+        "build: ok",
+        "speed: FAILED, exit status 3: why, see speed.log",
+        "tests: not run: no-such-program is not on PATH, nor in CUDA_HOME",
+        "accuracy: not run: see accuracy.log",
+    ]
+    assert "8.6;9.0" in (out / "build.log").read_text()
+    assert "the rest" in (out / "speed.log").read_text()
+    with tarfile.open(tmp_path / "out.tar.gz") as tar:
+        names = {name.removeprefix("./") for name in tar.getnames()}
+    assert {"summary.txt", "build.log", "speed.log", "accuracy.log"} <= names
+    assert main("gpu", "build", "--out", out) == 0
+    assert f"Results: {out}, {out}.tar.gz" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("with_gpu")
+def test_a_command_is_stopped_with_its_children(tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    child = f"import time; time.sleep(2); open({str(alive)!r}, 'w')"
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    start = time.time()
+    outcome = gpu.run_step([python(program)], tmp_path / "a.log", limit=0.5)
+    assert outcome == "stopped after 0.5 s, see a.log"
+    time.sleep(max(0, start + 3 - time.time()))
+    assert not alive.exists()
+
+
+@pytest.mark.usefixtures("with_gpu")
+def test_a_command_that_is_stopped_can_tell_what_it_has(tmp_path: Path) -> None:
+    program = """
+import time
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("kept")
+"""
+    log = tmp_path / "a.log"
+    assert gpu.run_step([python(program)], log, limit=1) == "stopped after 1 s, see a.log"
+    assert log.read_text() == "kept\n"
+
+
+@pytest.mark.usefixtures("with_gpu")
+def test_names_of_failed_tests_survive_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step's own options, on tests of which the last neither ends nor hears an interrupt."""
+    monkeypatch.setattr(gpu, "GRACE", 1)
+    file = tmp_path / "test_cuda_steps.py"
+    file.write_text("""
+import signal, time
+def test_wrong():
+    assert False
+def test_hangs():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    time.sleep(60)
+""")
+    ((command,),) = (gpu.steps(tmp_path)["tests"],)
+    outcome = gpu.run_step([[*command[:-1], str(file)]], tmp_path / "a.log", limit=10)
+    assert outcome == "stopped after 10 s, see a.log"
+    log = (tmp_path / "a.log").read_text()
+    assert any("test_wrong" in line and "FAILED" in line for line in log.splitlines())
+
+
+def test_the_commands_fetch_nothing_and_end_within_nine_minutes(tmp_path: Path) -> None:
+    steps = gpu.steps(tmp_path)
+    names = ["build", "smoke", "speed", "variants", "tests", "accuracy", "sanitizer"]
+    assert list(steps) == names
+    assert gpu.LIMIT + gpu.GRACE < 9 * 60
+    assert 60 * int(gpu.MINUTES) < gpu.LIMIT
+    assert "pip" not in [word for command in steps["build"] for word in command]
+    for name in names[:-1]:
+        assert {command[0] for command in steps[name]} == {sys.executable}
+
+
+@needs_extension
+def test_smoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main("smoke", "--device", "cpu") == 0
+    assert capsys.readouterr().out.count(": ok") == 4
+    # As if a kernel wrote other bits there.
+    monkeypatch.setattr(smoke, "same_bits", lambda result, expected: result.numel() != 257)
+    assert main("smoke", "--device", "cpu") == 1
+    assert "fp32: mish: 257 elements, dense" in capsys.readouterr().out
+
+
+def test_the_commit_where_there_is_no_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(environment.COMMIT, "abc1234-dirty")
+    assert environment.without_kernels("a GPU", "run")["commit"] == "abc1234-dirty"
+    monkeypatch.delenv(environment.COMMIT)
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "benchmarks" / "environment.py"))
+    assert environment.without_kernels("a GPU", "run")["commit"] == ""

@@ -1,0 +1,320 @@
+"""The paper's comparison: data, protocol, resumption, files and command line."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+from rows import main, one_thread, refusal  # noqa: F401
+from torch import Tensor
+
+pytest.importorskip("scipy", reason="no scipy: pip install 'mish_cuda[test]'")
+pytest.importorskip("sklearn", reason="no scikit-learn: pip install 'mish_cuda[test]'")
+
+from benchmarks import results
+from benchmarks.environment import collect
+from benchmarks.paper import command, data, training
+from benchmarks.paper.protocol import ACTIVATIONS, Settings
+from benchmarks.paper.study import Study
+from project import ROOT
+
+SETTINGS = Settings(
+    dataset="digits", width=2, epochs=3, batch_size=128, learning_rate=0.01, threads=1
+)
+# The same on the command line.
+TINY = ["--width=2", "--epochs=3", "--batch-size=128", "--learning-rate=0.01", "--seeds=1"]
+TINY += ["--device", "cpu"]
+BOTH = ["--activations", "ReLU", "Mish"]
+VARYING = ("seconds", "command", "clock", "commit")
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """Of a folder, without what differs from one measurement to the next."""
+    with (folder / "epochs.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if k not in VARYING} for row in found]
+
+
+def arguments(folder: Path, *options: str) -> tuple[str, ...]:
+    return ("paper", "run", "--output", str(folder), *TINY, *options)
+
+
+def run(folder: Path, *options: str) -> int:
+    return main(*arguments(folder, *options))
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    digits = data.load("digits", None)
+    assert digits.train_images.shape == (896, 1, 8, 8)
+    assert digits.test_images.shape == (901, 1, 8, 8)
+    assert int(digits.train_images.max()) == digits.white
+    # The file's first ten are one of each.
+    assert digits.train_labels[:10].tolist() == list(range(10))
+    assert digits.train_images[0, 0, 0].tolist() == [0, 0, 5, 13, 9, 1, 0, 0]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_all_activations_start_from_the_same_weights(seed: int) -> None:
+    digits = data.load("digits", None)
+    networks = (training.initial_network((name, seed), 2, digits) for name in ACTIVATIONS)
+    states = [network.state_dict() for network in networks]
+    other = training.initial_network(("Mish", seed + 1), 2, digits).state_dict()
+    for state in states[1:]:
+        assert state.keys() == states[0].keys()
+        assert all(torch.equal(state[key], states[0][key]) for key in state)
+    assert not torch.equal(next(iter(other.values())), next(iter(states[0].values())))
+
+
+def test_all_activations_see_the_same_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    network = training.se_resnet18
+
+    def recorded(*arguments: object) -> torch.nn.Module:
+        module = network(*arguments)
+        module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+        return module
+
+    monkeypatch.setattr(training, "se_resnet18", recorded)
+    digits = dataclasses.replace(data.load("digits", None), augmented=True)
+
+    def batches(name: str, seed: int) -> list[Tensor]:
+        seen.clear()
+        study = Study(tmp_path, SETTINGS, collect("cpu", ""))
+        training.train((name, seed), study, digits, "cpu", lambda _: None)
+        return list(seen)
+
+    mish, relu, other = batches("Mish", 0), batches("ReLU", 0), batches("Mish", 1)
+    assert len(mish) == SETTINGS.epochs * (896 // 128 + 1)
+    assert all(torch.equal(a, b) for a, b in zip(mish, relu, strict=True))
+    assert not torch.equal(mish[0], other[0])
+    assert not torch.equal(mish[0], mish[896 // 128 + 1])  # of the second epoch
+    assert mish[0].min() == -1
+    assert mish[0].max() == 1
+
+
+def test_augmentation_is_that_of_pillow() -> None:
+    """The notebook flips and turns with torchvision, which has Pillow do it."""
+    count = 200
+    images = torch.rand(count, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    augmented = training.augment(images, torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    flips = torch.rand(count, generator=generator) < 0.4
+    degrees = torch.rand(count, generator=generator) * 60 - 30
+    same = 0
+    for image, got, flip, angle in zip(images, augmented, flips, degrees, strict=True):
+        expected = Image.fromarray(image[0].numpy())
+        if flip:
+            expected = expected.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        expected = expected.rotate(angle.item())
+        same += int((torch.from_numpy(np.array(expected)) == got[0]).sum())
+    assert 0.3 < flips.float().mean() < 0.5
+    assert same > 0.995 * images.numel()  # a pixel between two may go to either
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    torch.set_num_threads(1)
+    assert run(folder, *BOTH) == 0
+    return folder
+
+
+def test_run_writes_what_it_measured(
+    uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (source,) = results.read([uninterrupted / "epochs.csv"])
+    found = source.rows
+    assert list(found.activation) == ["Mish"] * 3 + ["ReLU"] * 3
+    assert list(found.epoch) == [1, 2, 3] * 2
+    for name, value in dataclasses.asdict(SETTINGS).items():
+        assert set(found[name]) == {value}
+    assert source.facts["torch"] == torch.__version__
+    assert source.facts["command"].startswith("python -m benchmarks paper run --output")
+    assert found.test_accuracy.iloc[2] > 10
+    assert not list(uninterrupted.glob("checkpoints/*"))
+    summary = (uninterrupted / "summary.md").read_text()
+    written = [uninterrupted / name for name in ("summary.md", "accuracy.png", "curves.png")]
+    for path in written:
+        path.unlink()
+    assert main("paper", "plot", "--output", uninterrupted) == 0
+    assert written[0].read_text() == summary
+    assert all(path.exists() for path in written)
+    out = capsys.readouterr().out
+    assert "not tested" in out
+    assert "90.526" in out
+
+
+def test_a_killed_process_loses_at_most_an_epoch(uninterrupted: Path, tmp_path: Path) -> None:
+    """By SIGKILL, while the checkpoint of the second epoch is on its way."""
+    program = (
+        "import os, pathlib, sys; from benchmarks import cli; calls = []\n"
+        "replace = pathlib.Path.replace\n"
+        "def fatal(self, target):\n"
+        "    calls.append(target)\n"
+        f"    os.kill(os.getpid(), {int(signal.SIGKILL)}) if len(calls) == 2 else None\n"
+        "    return replace(self, target)\n"
+        "pathlib.Path.replace = fatal\n"
+        "cli.main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", program, *arguments(tmp_path, *BOTH)]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "epochs.csv").exists()
+    assert len(torch.load(tmp_path / "checkpoints" / "Mish-0.pt")["curve"]) == 1
+
+    assert run(tmp_path, *BOTH) == 0
+    assert rows(tmp_path) == rows(uninterrupted)
+
+
+def test_two_processes_do_not_share_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FileLock(tmp_path / ".lock"):
+        told = refusal(capsys, *arguments(tmp_path, *BOTH))
+    assert f"another process is training in {tmp_path}" in told
+
+
+@pytest.mark.parametrize("call", range(1, 7))
+def test_wherever_it_stops_the_result_is_the_same(
+    call: int, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each of the six times that a file is replaced: after each of 3 epochs of 2 runs."""
+    calls: list[Path] = []
+    epochs: list[float] = []
+    replace, train_epoch = Path.replace, training._train_epoch
+
+    def stop(self: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    def count(*arguments: Any) -> float:
+        epochs.append(train_epoch(*arguments))
+        return epochs[-1]
+
+    monkeypatch.setattr(Path, "replace", stop)
+    monkeypatch.setattr(training, "_train_epoch", count)
+    monkeypatch.setattr(command, "_show", lambda *_: None)
+    assert run(tmp_path, *BOTH) == 130
+    assert run(tmp_path, *BOTH) == 0
+    assert len(epochs) <= 2 * 3 + 1
+    assert rows(tmp_path) == rows(uninterrupted)
+
+
+def test_more_seeds_and_activations_can_be_added(uninterrupted: Path, tmp_path: Path) -> None:
+    assert run(tmp_path, "--activations", "ReLU") == 0
+    assert run(tmp_path, "--activations", "Mish", "ReLU", "--seeds", "2") == 0
+    found = rows(tmp_path)
+    runs = [(row["activation"], row["seed"]) for row in found]
+    assert list(dict.fromkeys(runs)) == [("ReLU", "0"), ("Mish", "0"), ("Mish", "1"), ("ReLU", "1")]
+    assert [*found[3:6], *found[:3]] == rows(uninterrupted)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_settings_are_not_mixed_in(
+    finished: bool, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if finished:
+        (tmp_path / "epochs.csv").write_bytes((uninterrupted / "epochs.csv").read_bytes())
+    else:
+        study = Study(tmp_path, SETTINGS, collect("cpu", ""))
+        network = torch.nn.Linear(1, 1)
+        study.save(("Swish", 0), network, torch.optim.Adam(network.parameters()), [{"epoch": 1}])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    message = refusal(capsys, *arguments(tmp_path, "--width", "3", "--learning-rate", "0.1"))
+    assert "width: 2 there, 3 now" in message
+    assert "learning_rate: 0.01 there, 0.1 now" in message
+    assert "epochs:" not in message
+    assert "--output" in message
+    (tmp_path / ".lock").unlink(missing_ok=True)  # the only thing that may be new
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_damaged_checkpoint_and_an_output_that_is_a_file_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "checkpoints" / "Mish-0.pt"
+    path.parent.mkdir()
+    path.write_bytes(b"nothing of the kind")
+    assert str(path) in refusal(capsys, *arguments(tmp_path))
+    assert "File exists" in refusal(capsys, *arguments(path))
+    assert "File exists" in refusal(capsys, "paper", "pictures", "--output", path)
+    missing = refusal(capsys, "paper", "plot", "--output", tmp_path)
+    assert f"{tmp_path / 'epochs.csv'} cannot be read" in missing
+    assert path.exists()
+
+
+def edited(line: int, column: str, value: str) -> Callable[[str], str]:
+    """Puts another value into a cell of a CSV file; line 1 is the header."""
+
+    def edit(text: str) -> str:
+        lines = text.splitlines()
+        cells = lines[line - 1].split(",")
+        cells[lines[0].split(",").index(column)] = value
+        lines[line - 1] = ",".join(cells)
+        return "\n".join(lines) + "\n"
+
+    return edit
+
+
+DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
+    "epoch twice": (edited(3, "epoch", "1"), "of Mish, seed 0, got 1, 1, 3"),
+    "dataset": (edited(2, "dataset", "mnist"), "line 2: expected one of digits, "),
+    "activation": (edited(3, "activation", "Foo"), "line 3: expected one of Mish, "),
+    "other settings": (edited(3, "width", "3"), "runs of more than one width: 2, 3"),
+    "other torch": (edited(3, "torch", "2.9.0"), "runs of more than one torch"),
+    "accuracy": (edited(4, "test_accuracy", "nan"), "line 4: expected a percentage"),
+    "loss": (edited(2, "train_loss", "-1"), "line 2: expected a number from 0"),
+}
+
+
+@pytest.fixture
+def folder(uninterrupted: Path, tmp_path: Path) -> Path:
+    """Its own copy of what was measured."""
+    (tmp_path / "epochs.csv").write_bytes((uninterrupted / "epochs.csv").read_bytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
+def test_damage_is_told_before_the_training_and_before_plots(
+    damage: Callable[[str], str],
+    message: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, summary = folder / "epochs.csv", folder / "summary.md"
+    path.write_text(damage(path.read_text()))
+    summary.write_text("of what was there before")
+    monkeypatch.setattr(training, "train", None)
+    for line in (("paper", "plot", "--output", folder), arguments(folder, *BOTH)):
+        told = refusal(capsys, *line)
+        assert str(path) in told
+        assert message in told
+    assert summary.read_text() == "of what was there before"
+
+
+def test_a_run_whose_lines_are_taken_out_is_trained_again_and_one_that_diverged_is_drawn(
+    folder: Path, uninterrupted: Path
+) -> None:
+    path = folder / "epochs.csv"
+    whole = path.read_text()
+    path.write_text("".join(whole.splitlines(keepends=True)[:4]))
+    assert run(folder, *BOTH) == 0
+    assert rows(folder) == rows(uninterrupted)
+    path.write_text(edited(4, "train_loss", "nan")(whole))
+    assert main("paper", "plot", "--output", folder) == 0

@@ -1,0 +1,163 @@
+"""What is timed: the grid, and that each provider computes what its direction says."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import providers
+from benchmarks.cases import (
+    DTYPES,
+    KERNEL_DIRECTIONS,
+    KERNEL_PROVIDERS,
+    LAYOUTS,
+    PRESETS,
+    Case,
+    kernel_groups,
+    preset_shapes,
+)
+from benchmarks.claims import claim_groups
+from benchmarks.providers import Inputs, call, make_inputs, statement
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_compiled_yet() -> None:
+    """Else torch counts what earlier tests had it compile, and in 2.11 gives up at the eighth."""
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def without_inductor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """It takes seconds to compile; what it makes of Mish is tested elsewhere."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    providers._compile.cache_clear()
+    yield
+    providers._compile.cache_clear()
+
+
+def value_of(case: Case, inputs: Inputs) -> Any:
+    """What the statement of a case computes; the first of what autograd gives."""
+    value = call(case, inputs)
+    return value[0] if isinstance(value, tuple) else value
+
+
+def test_the_grid_holds_every_provider_of_every_input_once() -> None:
+    groups = kernel_groups([(1,), (8, 64)], ["fp32", "bf16"], threads=2)
+    cases = [case for group in groups for case in group.cases]
+    assert len(groups) == 2 * 2 * len(KERNEL_DIRECTIONS)
+    assert max(Counter(cases).values()) == 1
+    assert {case.provider for case in cases} == set(KERNEL_PROVIDERS)
+    assert {case.threads for case in cases} == {2}
+    for group in groups:
+        assert len({replace(case, provider="") for case in group.cases}) == 1
+
+
+@pytest.mark.parametrize(
+    ("direction", "dtype", "expected"),
+    [
+        ("forward", "fp32", 2 * 4 * 100),
+        ("forward out=", "fp64", 2 * 8 * 100),
+        ("backward", "bf16", 3 * 2 * 100),
+        ("forward+backward", "fp16", 5 * 2 * 100),
+    ],
+)
+def test_bytes_are_those_read_and_written(direction: str, dtype: str, expected: int) -> None:
+    assert Case("copy", direction, dtype, (100,)).bytes == expected
+    sliced = Case("copy", direction, dtype, (10, 20), "x[:, ::2]")
+    assert (sliced.numel, sliced.bytes) == (100, expected)
+
+
+def test_inputs_are_random_repeatable_and_laid_out_as_named() -> None:
+    case = Case("mish_cuda", "forward", "fp32", (16, 32), "x.t()")
+    inputs = make_inputs(case, "cpu")
+    assert inputs.x.shape == (32, 16)
+    assert not inputs.x.is_contiguous()
+    assert inputs.x.std() > 2
+    assert torch.equal(inputs.x, make_inputs(case, "cpu").x)
+    assert inputs.leaf.is_leaf
+    assert inputs.leaf.requires_grad
+    assert inputs.leaf.stride() == inputs.x.stride()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("provider", KERNEL_PROVIDERS)
+def test_statements_compute_what_the_direction_says(provider: str, layout: str) -> None:
+    """Forward and backward apart give what autograd gives of both."""
+    shapes = {1: (24,), 2: (6, 8), 3: (3, 4, 6), 4: (2, 3, 4, 5)}
+    dims = {"x": 1, "x.transpose(1, 2)": 3, "x.permute(0, 3, 1, 2)": 4}.get(layout, 2)
+    case = Case(provider, "forward", "fp64", shapes[dims], layout)
+    inputs = make_inputs(case, "cpu")
+
+    def value(direction: str) -> object:
+        return value_of(replace(case, direction=direction), inputs)
+
+    if provider == "copy":
+        torch.testing.assert_close(value("forward"), inputs.x)
+        torch.testing.assert_close(value("backward"), inputs.x + inputs.g)
+    else:
+        assert torch.is_tensor(value("forward"))
+        torch.testing.assert_close(value("backward"), value("forward+backward"))
+
+
+@pytest.mark.usefixtures("without_inductor")
+@pytest.mark.parametrize("direction", KERNEL_DIRECTIONS)
+@pytest.mark.parametrize("shape", [(100,), (1,), (3, 1, 5)], ids=str)
+def test_mish_providers_agree(direction: str, shape: tuple[int, ...]) -> None:
+    inputs = make_inputs(Case("naive", direction, "fp64", shape), "cpu")
+    expected = value_of(Case("F.mish", direction, "fp64", shape), inputs)
+    compiled = ("compiled F.mish", "compiled mish_cuda")
+    for provider in ("mish_cuda", "naive", "memory-efficient", *compiled):
+        found = value_of(Case(provider, direction, "fp64", shape), inputs)
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_memory_efficient_way_saves_its_input_alone() -> None:
+    inputs = make_inputs(Case("naive", "forward", "fp64", (100,)), "cpu")
+    saved: list[torch.Tensor] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        providers._MemoryEfficient.apply(inputs.leaf)
+    assert [tensor.data_ptr() for tensor in saved] == [inputs.leaf.data_ptr()]
+
+
+@pytest.mark.usefixtures("without_inductor")
+def test_claims_time_both_sides_of_each_ratio_in_turn() -> None:
+    groups = claim_groups()
+    cases = [case for group in groups for case in group.cases]
+    assert max(Counter(cases).values()) == 1  # else one row would stand for two measurements
+    assert all(len(group.cases) == 2 for group in groups)
+    for case in cases:
+        assert case.dtype in DTYPES
+        assert case.numel > 0
+        statement(case, make_inputs(replace(case, shape=(2,) * len(case.shape)), "cpu"))
+
+
+def test_presets_come_in_batches() -> None:
+    for preset in PRESETS:
+        shapes = preset_shapes(preset, 4)
+        assert {shape[0] for shape in shapes} == {4}
+        assert len({math.prod(shape) for shape in shapes}) == len(shapes)
+
+
+@pytest.mark.parametrize(("direction", "operands"), [("forward", 1), ("backward", 2)])
+def test_the_triton_kernels_are_asked_for_by_name(
+    direction: str, operands: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = SimpleNamespace(**{direction: lambda *tensors: len(tensors)})
+    monkeypatch.setattr("benchmarks.triton_mish", called, raising=False)
+    monkeypatch.setitem(sys.modules, "benchmarks.triton_mish", called)  # type: ignore[arg-type]
+    case = Case("triton", direction, "fp32", (9,))
+    assert call(case, make_inputs(case, "cpu")) == operands

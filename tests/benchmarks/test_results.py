@@ -1,0 +1,154 @@
+"""The format of results: what is written is read, and what is damaged is refused by its line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+from rows import FACTS, RESULTS, network, read, row, write
+
+from benchmarks import environment, results
+from benchmarks.arguments import Refused
+
+ROWS = [
+    row("mish_cuda", 1.5e-6, "forward out=", 4, 8, 6, layout="x.transpose(1, 2)", threads=2),
+    row("relu", 1e-6, "forward+backward", peak=2**20),
+    network("ReLU", "training step", 1.0, 2**30),
+]
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "new folder" / "a.csv", ROWS)
+    (source,) = results.read([path, path])
+    assert (source.name, source.kind, source.facts) == ("a", "speed", FACTS)
+    for (_, found), expected in zip(source.rows.iterrows(), ROWS, strict=True):
+        for name, value in expected.items():
+            if value != "":
+                assert found[name] == (float(value) if name.endswith("_s") else value)
+    assert source.rows.peak_bytes.isna().tolist() == [True, False, False]
+
+
+def test_an_older_file_is_there_until_the_first_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", ROWS)
+    with results.open_writer(path, "speed", FACTS) as add:
+        add([])  # all failed
+        assert len(read(path)) == 3
+        add(ROWS[1:2])
+        assert list(read(path).provider) == ["relu"]
+        add(ROWS[:1])
+        assert list(read(path).provider) == ["relu", "mish_cuda"]
+
+
+def test_a_file_that_cannot_be_written_is_named_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.touch()
+    for path, reason in ((tmp_path, "Is a directory"), (file / "b.csv", "Not a directory")):
+        expected = f"expected a file that can be written, got {path}: {reason}"
+        with (
+            pytest.raises(Refused, match=re.escape(expected)),
+            results.open_writer(path, "speed", FACTS),
+        ):
+            pass
+
+
+@pytest.mark.parametrize(
+    "path", sorted(RESULTS.rglob("*.csv")), ids=lambda p: f"{p.parent.name}-{p.stem}"
+)
+def test_committed_results_are_read(path: Path) -> None:
+    (source,) = results.read([path])
+    assert len(source.rows) > 20
+    assert source.facts["mish_cuda"]
+
+
+def test_files_that_are_none_of_ours_are_refused_together(tmp_path: Path) -> None:
+    good = write(tmp_path / "good.csv", ROWS)
+    table, binary, empty = (tmp_path / f"{name}.csv" for name in ("table", "binary", "empty"))
+    table.write_text("a,b\n1,2\n")
+    binary.write_bytes(bytes(range(256)))
+    empty.touch()
+    header = write(tmp_path / "header.csv", [])
+    cut, long = tmp_path / "cut.csv", tmp_path / "long.csv"
+    cut.write_text(good.read_text()[:-150])
+    long.write_text(good.read_text().rstrip() + ",more\n")
+    wrong = {
+        tmp_path / "absent.csv": "cannot be read: No such file or directory",
+        tmp_path: "cannot be read: Is a directory",
+        table: "is no file of results, or a damaged one: it lacks ",
+        binary: "is no file of results, or a damaged one: ",
+        empty: "is no file of results, or a damaged one: ",
+        header: "holds no rows: nothing was measured",
+        cut: "is damaged: line 4: expected a text for each column",
+        long: "is damaged: line 4: expected a text for each column",
+    }
+    with pytest.raises(Refused) as refused:
+        results.read([good, *wrong])
+    lines = str(refused.value).splitlines()
+    for line, (path, reason) in zip(lines, wrong.items(), strict=True):
+        assert line.startswith(f"{path} {reason}")
+    with pytest.raises(Refused, match="holds speed, expected a file of errors"):
+        results.read([good], "errors")
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "reason"),
+    [
+        ("suite", "speed", "expected one of kernels, compiled, .* as suite, got 'speed'"),
+        ("direction", "sideways", "expected one of forward, .* as direction"),
+        ("dtype", "int8", "expected one of fp32, .* as dtype, got 'int8'"),
+        ("layout", "x[0]", "expected one of .* as layout"),
+        *(("shape", text, "expected axes of 1 and more") for text in ("0", "2x-3", "")),
+        *(("rounds", text, "a whole number from 1 on as rounds") for text in ("many", "0", "1.5")),
+        *(
+            (column, text, f"expected seconds above 0 as {column}, got '{text}'")
+            for column in ("median_s", "p80_s")
+            for text in ("nan", "inf", "0", "-1", "fast", "")
+        ),
+        ("median_s", "9", "expected p20_s <= median_s <= p80_s"),
+        ("peak_bytes", "-1", "expected a whole number from 0 on as peak_bytes, got '-1'"),
+        ("peak_bytes", "1.5", "as peak_bytes"),
+    ],
+)
+def test_a_damaged_row_is_refused(tmp_path: Path, column: str, text: str, reason: str) -> None:
+    path = write(tmp_path / "a.csv", [row("copy", 1.0, peak=0)] * 3)
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    rows.loc[1, column] = text
+    rows.to_csv(path, index=False)
+    with pytest.raises(Refused, match=rf"a\.csv is damaged: line 3: .*{reason}"):
+        results.read([path])
+
+
+def test_names_tell_files_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("one/cpu.csv", "two/cpu.csv", "two/b.csv")]
+    for path in paths:
+        write(path, ROWS)
+    assert [source.name for source in results.read([paths[0], paths[2]])] == ["cpu", "b"]
+    assert [source.name for source in results.read(paths[:2])] == ["one-cpu", "two-cpu"]
+
+
+def test_the_environment_names_what_was_measured() -> None:
+    facts = environment.collect("cpu", "a command")
+    assert tuple(facts) == environment.NAMES
+    assert facts["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+    assert facts["torch"] in environment.summary(facts)
+    assert re.fullmatch(r"(\d+( of \d+)? MHz)?", facts["clock"])
+
+
+def test_the_environment_of_a_gpu_has_driver_and_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def output(*command: str) -> str:
+        asked.append(command)
+        return "580.1, 345, 1980, 2619, 2619"
+
+    properties = SimpleNamespace(uuid="1-2")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(environment, "_output_of", output)
+    found = environment._driver_and_clocks("cuda")
+    assert found == ("580.1", "SM 345 of 1980 MHz, memory 2619 of 2619 MHz")
+    assert "--id=GPU-1-2" in asked[0]
+    monkeypatch.setattr(environment, "_output_of", lambda *command: "")
+    assert environment._driver_and_clocks("cuda") == ("", "")

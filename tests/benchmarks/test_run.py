@@ -1,0 +1,206 @@
+"""``run``: what its options choose, what becomes of failures and of Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+from rows import main, read, row, write
+
+from benchmarks import arguments, measure, providers, run
+from benchmarks.arguments import INTERRUPTED, Refused
+from benchmarks.cases import KERNEL_DIRECTIONS, KERNEL_PROVIDERS, Group, preset_shapes
+from benchmarks.measure import Measured
+from benchmarks.timing import Sampler, Statement
+
+RUN = ("run", "--device", "cpu", "--seconds", "0", "--csv")
+FORWARD = ("--directions", "forward", "--dtypes", "fp32", "--sizes")
+
+
+def chosen(*options: str, device: str = "cpu") -> list[Group]:
+    """The groups that `run` with these options measures."""
+    parser = argparse.ArgumentParser()
+    run.add_arguments(parser)
+    args = parser.parse_args(options)
+    args.device = device
+    return run.choose(args)
+
+
+def rows_of(group: Group) -> Measured:
+    return Measured([row(case.provider, 1e-6) for case in group.cases])
+
+
+def test_run_measures_and_prints_and_table_prints_it_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.csv"
+    assert main(*RUN, path, "--sizes", "7", "2x3", "--dtypes", "bf16") == 0
+    first = capsys.readouterr().out
+    assert "forward+backward" in first
+    rows = read(path)
+    assert set(rows.suite) == {"kernels"}
+    assert len(rows) == 2 * len(KERNEL_PROVIDERS) * len(KERNEL_DIRECTIONS)
+    assert set(rows["shape"]) == {"7", "2x3"}
+    both = rows[(rows.direction == "forward+backward") & (rows["shape"] == "7")]
+    peaks = both.set_index("provider").peak_bytes
+    assert peaks["mish_cuda"] == 2 * 2 * 7  # result and gradient, in bf16
+    assert peaks["naive"] == 5 * 2 * 7
+    assert (rows.peak_bytes.isna() == (rows.direction != "forward+backward")).all()
+    assert rows.command.iloc[0].startswith("python -m benchmarks run --device cpu")
+    assert rows.torch.iloc[0] == torch.__version__
+    assert main("table", path) == 0
+    assert capsys.readouterr().out.strip() in first
+
+
+def test_what_is_measured_by_default_and_by_choice() -> None:
+    assert {group.suite for group in chosen()} == {"kernels", "compiled", "claims"}
+    assert {g.suite for g in chosen("--only", "gpu", device="cuda")} == {"gpu", "launch"}
+    assert {group.suite for group in chosen("--only", "compiled")} == {"compiled"}
+    for options in (["--sizes", "7"], ["--threads", "2"], ["-b"], ["--directions", "backward"]):
+        groups = chosen(*options)
+        assert {group.suite for group in groups} == {"kernels"}
+    assert {group.cases[0].direction for group in groups} == {"backward"}
+    groups = chosen("--preset", "resnet50", "--batch", "2", "--sizes", "9", "--dtypes", "fp32")
+    assert {group.cases[0].shape for group in groups} == {(9,), *preset_shapes("resnet50", 2)}
+    sizes = [g.cases[0].numel for g in chosen("--only", "gpu", device="cuda") if g.suite == "gpu"]
+    assert sizes == sorted(sizes, reverse=True)  # most claims are about the large ones
+    assert sizes[0] == 2**30
+    with pytest.raises(Refused, match="expected --device cpu"):
+        chosen("--only", "claims", device="cuda")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-d 0 -n 50 -w 5 -s (16,10,8,8) -b -t float16",
+        "--device 0 --n_repeat 50 --warmup 5 --size [16,10,8,8] --baseline --type torch.float16",
+    ],
+)
+def test_options_of_the_old_perftest(
+    line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = []
+
+    def measured(group: Group, device: str, seconds: float, warmup: int) -> Measured:
+        seen.append(group)
+        assert (device, group.min_rounds, seconds, warmup) == ("cpu", 50, 0, 5)
+        return Measured()
+
+    monkeypatch.setattr(run, "measure", measured)
+    monkeypatch.setattr(arguments, "device", lambda text: "cpu")
+    assert main("run", "--csv", tmp_path / "a.csv", *line.split()) == 0
+    assert len(seen) == len(KERNEL_DIRECTIONS)
+    for group in seen:
+        assert [case.provider for case in group.cases] == ["mish_cuda", "naive", "relu"]
+        assert {(case.dtype, case.shape) for case in group.cases} == {("fp16", (16, 10, 8, 8))}
+
+
+def broken(*operands: object) -> None:
+    raise RuntimeError("no compiler\nmore")
+
+
+def test_a_provider_that_fails_is_named_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried = []
+    recipe = dict.fromkeys(KERNEL_DIRECTIONS, ("f(x)", lambda x: tried.append(x) or broken()))
+    monkeypatch.setitem(providers._RECIPES, "relu", recipe)
+    path = tmp_path / "a.csv"
+    options = ["--sizes", "7", "8", "--dtypes", "fp32", "--providers", "mish_cuda", "relu"]
+    assert main(*RUN, path, *options) == 1
+    assert len(tried) == len(KERNEL_DIRECTIONS)  # at 8 not again
+    assert list(read(path).provider) == ["mish_cuda"] * 6
+    assert "relu backward fp32 7: RuntimeError: no compiler\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "status"), [("relu", 0), ("mish_cuda", 1)])
+def test_on_a_gpu_rivals_may_fail(
+    name: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = chosen(*FORWARD, "7")
+    monkeypatch.setitem(providers._RECIPES, name, {"forward": ("f(x)", broken)})
+    found = measure.record(
+        *(groups, lambda group: measure.measure(group, "cpu", 0), "cpu", "", tmp_path / "a.csv"),
+        rivals_may_fail=True,
+    )
+    assert found == status
+
+
+def test_after_so_many_minutes_no_group_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0
+
+    def timed(group: Group) -> Measured:
+        nonlocal now
+        now += 61
+        return rows_of(group)
+
+    monkeypatch.setattr(measure.time, "monotonic", lambda: now)
+    path = tmp_path / "a.csv"
+    assert measure.record(chosen(*FORWARD, "7", "8", "9"), timed, "cpu", "", path, minutes=1) == 0
+    assert len(read(path)) == len(KERNEL_PROVIDERS)
+    assert "Not reached in 1 minutes: kernels: forward, fp32, 8; " in capsys.readouterr().out
+
+
+def test_ctrl_c_keeps_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And before the first row an older file."""
+    done: list[Group] = []
+    most = 2
+
+    def some(group: Group, *args: object) -> Measured:
+        if len(done) == most:
+            raise KeyboardInterrupt
+        done.append(group)
+        return rows_of(group)
+
+    monkeypatch.setattr(run, "measure", some)
+    path = tmp_path / "a.csv"
+    assert main(*RUN, path) == INTERRUPTED
+    assert len(read(path)) == sum(len(group.cases) for group in done)
+    assert "Interrupted" in capsys.readouterr().out
+    older = write(path, [row("relu", 1.0)]).read_text()
+    assert main(*RUN, path, "--sizes", "7") == INTERRUPTED
+    output = capsys.readouterr().out
+    assert "Nothing was measured" in output
+    assert "a device" not in output  # the older file is no result of this run
+    assert path.read_text() == older
+
+
+def test_ctrl_c_after_enough_rounds_keeps_a_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of its cases that did not fail, and why the others did; nothing after it."""
+
+    def interrupted(statement: Statement) -> Sampler:
+        samples = iter([1e-6] * 3)  # of a Group's min_rounds
+
+        def sample() -> float:
+            try:
+                return next(samples)
+            except StopIteration:
+                raise KeyboardInterrupt from None
+
+        return sample
+
+    monkeypatch.setattr(measure, "sampler", interrupted)
+    monkeypatch.setitem(providers._RECIPES, "relu", {"forward": ("f(x)", broken)})
+    path = tmp_path / "a.csv"
+    names = ["--providers", "mish_cuda", "relu", "copy", "--seconds", "60"]
+    assert main("run", "--device", "cpu", "--csv", path, *FORWARD, "7", "8", *names) == INTERRUPTED
+    rows = read(path)
+    assert list(zip(rows.provider, rows.numel, strict=True)) == [("mish_cuda", 7), ("copy", 7)]
+    assert set(rows.rounds) == {3}
+    assert "relu forward fp32 7: RuntimeError: no compiler" in capsys.readouterr().out
+
+
+def test_without_kernels_run_says_what_it_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mish_cuda.backend", lambda tensor: "eager")
+    assert main(*RUN, tmp_path / "a.csv", *FORWARD, "7", "--providers", "mish_cuda") == 0
+    assert "measuring its eager fallback" in " ".join(capsys.readouterr().out.split())

@@ -1,0 +1,217 @@
+"""Reading disassemblies and judging counts, on a few recorded lines: no compiler is needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rows import frame, refusal
+
+from benchmarks.sass import kernels, tables
+from benchmarks.sass.kernels import Resources
+from benchmarks.sass.listing import Body, analyse, parse
+from csrc.cuda import nvcc
+
+# As disassemblers of CUDA 12.8 and later print it for Blackwell: with scoreboards and stalls. The
+# compiler put the last block first. 128 bits are loaded, doubled and stored.
+TAIL_FIRST = """
+	code for sm_100
+		Function : _ZN4mish5denseILNS_2OpE0EfLNS0_4KindE0ELi4EEEv
+	.headerflags	@"EF_CUDA_SM100"
+        /*0000*/                   LDC R1, c[0x0][0x37c]               ?trans1; /* 0xdf00ff017b82 */
+                                                                                /* 0x000fe2000000 */
+        /*0010*/                   ISETP.GE.U32.AND P0, PT, R4.reuse, UR4, PT &req={0} ; /* 0 */
+        /*0020*/              @!P0 BRA 0x70                            &req={2} ?trans5; /* 0 */
+        /*0030*/                   LDG.E R3, desc[UR4][R2.64]          &wr=0x2 ?trans4; /* 0 */
+        /*0040*/                   FADD R3, R3, R3                     ?trans1; /* 0 */
+        /*0050*/                   STG.E desc[UR4][R6.64], R3          ?trans1; /* 0 */
+        /*0060*/                   EXIT                                ?trans5; /* 0 */
+        /*0070*/                   LDG.E.128 R8, desc[UR4][R12.64+0x1000] &wr=0x2 ?trans4; /* 0 */
+        /*0080*/                   MUFU.EX2 R8, R8                     ?trans1; /* 0 */
+        /*0090*/               @P1 FADD R9, R9, R9                     ?trans1; /* 0 */
+        /*00a0*/                   STG.E.128 desc[UR4][R6.64], R8      ?trans1; /* 0 */
+        /*00b0*/                   EXIT                                ?trans5; /* 0 */
+        /*00c0*/                   BRA 0xc0; /* 0 */
+"""
+
+# As for earlier GPUs. Behind the load lie a branch that some threads take and a rare call.
+BRANCHING = """
+		Function : _ZN4mish5denseILNS_2OpE0EdLNS0_4KindE0ELi2EEEv
+        /*0000*/              @!P0 BRA 0xe0 ; /* 0 */
+        /*0010*/                   LDG.E.128 R8, [R12.64] ; /* 0 */
+        /*0020*/                   DADD R8, R8, R8 ; /* 0 */
+        /*0030*/              @!P1 BRA 0x60 ; /* 0 */
+        /*0040*/                   DFMA R8, R8, R8, R8 ; /* 0 */
+        /*0050*/                   DMUL R8, R8, R8 ; /* 0 */
+        /*0060*/               @P0 BRA P1, 0x80 ; /* 0 */
+        /*0070*/                   CALL.REL.NOINC 0xc0 ; /* 0 */
+        /*0080*/                   STG.E.128 [R6.64], R8 ; /* 0 */
+        /*0090*/                   EXIT ; /* 0 */
+        /*00c0*/                   MUFU.RCP64H R3, R5 ; /* 0 */
+        /*00d0*/                   RET.REL.NODEC R4 0x0 ; /* 0 */
+        /*00e0*/                   EXIT ; /* 0 */
+"""
+
+# A kernel of norms: the numbers of its row, in narrow loads, come behind the packs; a few threads
+# divide, and all go round a loop.
+NORM = """
+		Function : _ZN4mish4cuda5applyIfLi4EEEvPT_PKS2_NS0_7AffinesIS2_EENS0_3CutE
+        /*0000*/              @!P0 EXIT ; /* 0 */
+        /*0010*/                   LDG.E.128 R8, [R12.64] ; /* 0 */
+        /*0020*/              @P1  BRA 0x50 ; /* 0 */
+        /*0030*/                   MUFU.RCP R3, R5 ; /* 0 */
+        /*0040*/                   IMAD R3, R3, R5, R3 ; /* 0 */
+        /*0050*/                   LDG.E R2, [R4.64] ; /* 0 */
+        /*0060*/                   FFMA R8, R8, R2, R2 ; /* 0 */
+        /*0070*/                   MUFU.EX2 R8, R8 ; /* 0 */
+        /*0080*/              @P2  BRA 0x60 ; /* 0 */
+        /*0090*/                   STG.E.128 [R6.64], R8 ; /* 0 */
+        /*00a0*/                   EXIT ; /* 0 */
+"""
+
+PTXAS = """\
+ptxas info    : Compiling entry function '_Z1av' for 'sm_90'
+ptxas info    : Function properties for _Z1av
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 32 registers, used 0 barriers
+ptxas info    : Compiling entry function '_Z1bv' for 'sm_90'
+ptxas info    : Function properties for _Z1bv
+    16 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads
+ptxas info    : Used 40 registers, used 0 barriers, 16 bytes cumulative stack size
+"""
+
+
+def body_of(listing: str) -> Body:
+    (instructions,) = parse(listing).values()
+    return analyse(instructions)
+
+
+def kernel(count: int, mufu: int = 2, dtype: str = "bf16", **other: Any) -> list[dict[str, Any]]:
+    """Rows of a forward kernel of one 128-bit load: ours with these counts for each element, and
+    PyTorch's formula with 50 to 60 instructions."""
+    n = 128 // kernels.ITEM_BITS[dtype]
+    rows = []
+    for formula, least, most in (("ours", count, count), ("plain", 50, 60)):
+        body = Body((least * n, most * n), (mufu * n, mufu * n), [128], [128], 1, 0, 0, 0)
+        rows.append(kernels.row("90", "forward", dtype, formula, body, Resources(32, 0)))
+    return [rows[0] | other, rows[1]]
+
+
+def test_instructions_are_read() -> None:
+    (instructions,) = parse(TAIL_FIRST).values()
+    assert [step.opcode for step in instructions[:3]] == ["LDC", "ISETP.GE.U32.AND", "BRA"]
+    assert instructions[1].operands == "P0, PT, R4.reuse, UR4, PT"
+    assert (instructions[2].guard, instructions[2].target) == ("@!P0", 0x70)
+    assert [step.bits for step in instructions if step.name in ("LDG", "STG")] == [32, 32, 128, 128]
+
+
+def test_16_bit_loads_are_told_by_their_modifier() -> None:
+    text = " Function : f\n /*0000*/ LDG.E.U16 R4, [R2.64] ; \n"
+    assert parse(text)["f"][0].bits == 16
+
+
+def test_body_is_found_behind_a_taken_branch() -> None:
+    assert body_of(TAIL_FIRST) == Body(
+        (8, 8), (1, 1), [128], [128], checks=1, branches=0, local=0, late_loads=0
+    )
+
+
+def test_loads_behind_maths_are_counted() -> None:
+    late = TAIL_FIRST.replace("@P1 FADD R9, R9, R9 ", "LDG.E.128 R4, desc[UR4][R6.64] ")
+    assert (body_of(TAIL_FIRST).late_loads, body_of(late).late_loads) == (0, 1)
+
+
+def test_branches_make_a_range_and_calls_are_left_out() -> None:
+    body = body_of(BRANCHING)
+    # The path to the call counts, what is called does not.
+    assert (body.instructions, body.mufu) == ((7, 10), (0, 0))
+    assert (body.checks, body.branches) == (1, 2)
+
+
+def test_kernels_are_known_by_their_mangled_names() -> None:
+    report = {"_ZN4mish5denseILNS_2OpE0EfLNS0_4KindE0ELi4EEEv": Resources(32, 0)}
+    (row,) = kernels.rows("100", "ours", TAIL_FIRST, report)
+    assert (row["direction"], row["dtype"], row["elements"]) == ("forward", "fp32", 4)
+    assert row["instructions_most"] == 2
+    unaligned = TAIL_FIRST.replace("Li4E", "Li1E")
+    assert not kernels.rows("100", "ours", unaligned, {})
+    narrow = TAIL_FIRST.replace("STG.E.128", "STG.E.64")
+    with pytest.raises(ValueError, match=r"sm_100 fp32 forward, ours: no store of 128 bits"):
+        kernels.rows("100", "ours", narrow, {})
+
+
+def test_kernels_of_norms_are_counted_along_one_path() -> None:
+    name = "_ZN4mish4cuda5applyIfLi4EEEvPT_PKS2_NS0_7AffinesIS2_EENS0_3CutE"
+    (row,) = kernels.norm_rows("90", NORM, {name: Resources(40, 0)})
+    assert (row["direction"], row["dtype"], row["elements"]) == ("norm forward", "fp32", 4)
+    assert (row["instructions_most"], row["mufu_most"]) == (9 / 4, 1 / 4)
+    assert (row["access_bits"], row["stored_elements"], row["late_loads"]) == ("128", 4, 0)
+    late = NORM.replace("LDG.E R2", "LDG.E.128 R2").replace("@P1  BRA", "FMUL R1")
+    assert kernels.norm_rows("90", late, {name: Resources(40, 0)})[0]["late_loads"] == 1
+    assert not kernels.norm_rows("90", NORM.replace("IfLi4E", "IdLi2E"), {})
+
+
+def norm_kernel(direction: str, **other: Any) -> list[dict[str, Any]]:
+    loads = [128] * (4 * kernels.INPUTS[direction])
+    body = Body((40 * 16, 40 * 16), (16, 16), loads, [128] * 4, 0, 2, 0, 0)
+    row = kernels.row("90", direction, "fp32", "ours", body, Resources(48, 0))
+    return [row | other, *kernel(13)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        (norm_kernel("norm forward"), ""),
+        (norm_kernel("norm forward", instructions_most=44), "required <= 43, measured 44.00"),
+        (norm_kernel("norm forward", mufu_most=2), "MUFU: required <= 1.1, measured 2.00"),
+        (norm_kernel("norm forward", spill_bytes=4), "local memory: required 0, measured 4"),
+        (norm_kernel("norm forward", late_loads=1), "behind maths: required 0, measured 1"),
+        (norm_kernel("norm forward", stored_elements=8), "stored: required 16, measured 8"),
+        (norm_kernel("norm sums", stored_elements=0), ""),
+    ],
+)
+def test_exceeded_budgets_of_norms_are_named(rows: list[dict[str, Any]], complaint: str) -> None:
+    broken = [str(v) for v in tables.judge(frame(rows, "counts")) if not v.ok]
+    assert len(broken) == bool(complaint)
+    assert all(text.endswith(complaint) for text in broken)
+    instructions, _ = tables.tables(frame(rows, "counts"))
+    assert instructions.frame.iloc[0]["direction"].startswith("norm")
+
+
+def test_report_of_ptxas() -> None:
+    assert kernels.read_report(PTXAS) == {"_Z1av": Resources(32, 0), "_Z1bv": Resources(40, 20)}
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        (kernel(13), ""),
+        (kernel(14), "instructions: required <= 13, measured 14.00"),
+        (kernel(13, mufu=3), "MUFU: required <= 2, measured 3.00"),
+        (kernel(31, dtype="fp64"), "PyTorch's instructions: required <= 50%, measured 52%"),
+        (kernel(13, spill_bytes=8), "accesses to local memory: required 0, measured 8"),
+        (kernel(13, branches=1), "branches after the first load: required 0, measured 1"),
+        (kernel(13, late_loads=2), "loads behind maths: required 0, measured 2"),
+        (kernel(13, checks=2), "branches before the first load: required <= 1, measured 2"),
+        (kernel(13, access_bits="64 128"), "accesses: required 128, measured 64 128"),
+        (kernel(13, stored_elements=16), "elements stored: required 8, measured 16"),
+    ],
+)
+def test_exceeded_budgets_are_named(rows: list[dict[str, Any]], complaint: str) -> None:
+    broken = [str(v) for v in tables.judge(frame(rows, "counts")) if not v.ok]
+    assert len(broken) == bool(complaint)
+    assert all(text.endswith(complaint) for text in broken)
+
+
+def test_tables_show_ranges_and_both_formulas() -> None:
+    instructions, others = tables.tables(frame(kernel(13), "counts"))
+    assert list(instructions.frame.iloc[0]) == ["forward", "bf16", "13 / 50-60", "13"]
+    assert others.frame["MUFU per element"].iloc[0] == "2 / 2"
+    assert others.frame["access bits"].iloc[0] == "128 / 128"
+
+
+def test_without_a_compiler_the_message_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(nvcc, "find", lambda env, folders: ([], []))
+    assert "no nvcc was found. `make sass` installs one" in refusal(capsys, "sass")

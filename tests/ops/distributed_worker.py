@@ -1,0 +1,279 @@
+"""One of the processes that test_distributed.py starts: runs each case and records failures.
+
+Every process draws the same numbers, so each can compute alone, with torch's own Mish in float64,
+what all of them compute together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional
+
+import mish_cuda
+from mish_cuda import Mish, eager
+
+# isort: split
+# Imported after mish_cuda, which must register its sharding rules nevertheless.
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import (
+    DTensor,
+    Partial,
+    Placement,
+    Replicate,
+    Shard,
+    distribute_tensor,
+)
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
+from torch.nn.parallel import DistributedDataParallel
+
+DEVICE = sys.argv[2]  # "cpu", with gloo, or "cuda", with NCCL and a GPU for each process
+TIMEOUT = timedelta(seconds=40)  # processes that wait for one that failed give up
+CASES: dict[str, Callable[[], None]] = {}
+
+
+def case(function: Callable[[], None]) -> Callable[[], None]:
+    CASES[function.__name__] = function
+    return function
+
+
+def world() -> int:
+    return dist.get_world_size()
+
+
+def line() -> DeviceMesh:
+    return init_device_mesh(DEVICE, (world(),))
+
+
+def whole(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def same(actual: Tensor | None, expected: Tensor, tolerance: float = 1e-12) -> None:
+    torch.testing.assert_close(whole(actual), expected, rtol=tolerance, atol=tolerance)
+
+
+# --- A training step ---
+
+
+def linear_layers(mish: Callable[..., nn.Module], inplace: bool = False) -> nn.Sequential:
+    """Layers with sizes divisible by four. The first Mish never works in place, since torch lets no
+    op overwrite the output of a tensor-parallel layer."""
+    second = mish(inplace=inplace)
+    return nn.Sequential(nn.Linear(8, 12), mish(), nn.Linear(12, 8), second, nn.Linear(8, 4))
+
+
+def with_a_norm(mish: Callable[..., nn.Module]) -> nn.Sequential:
+    layers = nn.LayerNorm(8), mish(), nn.Linear(8, 12), mish(), nn.Linear(12, 8), mish()
+    return nn.Sequential(*layers)
+
+
+def trains_as_alone(
+    parallel: Callable[[nn.Sequential], nn.Module],
+    share: Callable[[Tensor], Tensor] = lambda x: x,
+    make: Callable[..., nn.Sequential] = linear_layers,
+    shape: tuple[int, ...] = (16, 8),
+    tolerance: float = 1e-12,
+    **options: Any,
+) -> None:
+    """The gradients of a parallel step are those of one process and torch's Mish in float64."""
+    x = torch.randn(shape, dtype=torch.float64)
+    single, model = make(nn.Mish).double(), make(Mish, **options).double()
+    model.load_state_dict(single.state_dict())
+    whole(single(x)).square().mean().backward()
+    trained = parallel(model)  # which averages gradients for as long as it lives
+    whole(trained(share(x))).square().mean().backward()
+    for p, expected in zip(model.parameters(), single.parameters(), strict=True):
+        assert expected.grad is not None
+        same(p.grad, expected.grad, tolerance)
+
+
+def share_of(batch: Tensor) -> Tensor:
+    """This process's share of a batch."""
+    return batch.chunk(world())[dist.get_rank()]
+
+
+def in_shards(model: nn.Sequential, **options: Any) -> nn.Module:
+    for layer in (model[0], model[2], model):
+        fully_shard(layer, mesh=line(), **options)
+    return model
+
+
+@case
+def ddp() -> None:
+    trains_as_alone(DistributedDataParallel, share_of, inplace=True)
+
+
+@case
+def fsdp() -> None:
+    trains_as_alone(in_shards, share_of, inplace=True)
+
+
+@case
+def fsdp_in_mixed_precision() -> None:
+    """Parameters in float64, activations and gradients in bfloat16."""
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float64)
+    trains_as_alone(partial(in_shards, mp_policy=policy), share_of, inplace=True, tolerance=2**-5)
+
+
+@case
+def tensor_parallel() -> None:
+    for local in (True, False):  # whether the activation meets a tensor or a DTensor
+        plan = {
+            "0": ColwiseParallel(use_local_output=local),
+            "2": RowwiseParallel(use_local_output=local),
+            "4": ColwiseParallel(output_layouts=Replicate()),
+        }
+        trains_as_alone(partial(parallelize_module, device_mesh=line(), parallelize_plan=plan))
+
+
+@case
+def tensor_parallel_in_fsdp() -> None:
+    mesh = init_device_mesh(DEVICE, (world() // 2, 2), mesh_dim_names=("data", "tensor"))
+    plan = {"0": ColwiseParallel(use_local_output=False), "2": RowwiseParallel()}
+
+    def parallel(model: nn.Sequential) -> nn.Module:
+        parallelize_module(model, mesh["tensor"], plan)
+        return fully_shard(model, mesh=mesh["data"])
+
+    trains_as_alone(parallel, lambda x: x.chunk(world() // 2)[mesh["data"].get_local_rank()])
+
+
+@case
+def sequence_parallel() -> None:
+    # Twelve tokens, which any number of processes here shares evenly: uneven ones F.linear itself
+    # refuses with torch 2.9. Uneven shards of Mish are among the DTensors below.
+    sequence = SequenceParallel(use_local_output=False)
+    plan = {
+        **dict.fromkeys("015", sequence),
+        "2": ColwiseParallel(input_layouts=Shard(1), use_local_output=False),
+        "4": RowwiseParallel(output_layouts=Shard(1), use_local_output=False),
+    }
+    trains_as_alone(
+        partial(parallelize_module, device_mesh=line(), parallelize_plan=plan),
+        lambda x: distribute_tensor(x, line(), [Shard(1)]),
+        with_a_norm,
+        (2, 12, 8),
+    )
+
+
+# --- DTensors ---
+
+
+def sharded(mesh: DeviceMesh, placements: list[Placement]) -> DTensor:
+    """Sizes that do not divide evenly, one of them less than four."""
+    return distribute_tensor(torch.randn(9, 5, 3, dtype=torch.float64), mesh, placements)
+
+
+def dtensors() -> list[DTensor]:
+    """Sharded, replicated and partial, on a line of processes and on a grid."""
+    grid = init_device_mesh(DEVICE, (2, world() // 2))
+    summand = torch.randn(world(), 4, 6, dtype=torch.float64)[dist.get_rank()]
+    on_a_line: list[Placement] = [Shard(0), Shard(1), Shard(2), Shard(-1), Replicate()]
+    return [
+        *(sharded(line(), [placement]) for placement in on_a_line),
+        sharded(grid, [Shard(0), Shard(1)]),
+        sharded(grid, [Shard(0), Shard(0)]),
+        sharded(grid, [Replicate(), Shard(1)]),
+        DTensor.from_local(summand, line(), [Partial()], run_check=False),
+        DTensor.from_local(summand, grid, [Partial(), Shard(1)], run_check=False),
+    ]
+
+
+def check_dtensors(mish: Callable[[Tensor], Tensor]) -> None:
+    """Value, gradient and the gradient's own gradients."""
+    for x in dtensors():
+        plain = whole(x).detach().requires_grad_()
+        x.requires_grad_()
+        results = []
+        for function, at in ((functional.mish, plain), (mish, x)):
+            y = function(at)
+            g = torch.ones_like(y).requires_grad_()
+            (slope,) = torch.autograd.grad(y, at, g, create_graph=True)
+            results.append((y, slope, *torch.autograd.grad(slope.sum(), (at, g))))
+        for expected, actual in zip(*results, strict=True):
+            same(actual, expected)
+
+
+@case
+def dtensor() -> None:
+    check_dtensors(mish_cuda.mish)
+
+
+@case
+def dtensor_by_the_eager_maths() -> None:
+    check_dtensors(eager.mish)
+
+
+@case
+def dtensor_compiled() -> None:
+    x = sharded(line(), [Shard(0)])
+    compiled = torch.compile(mish_cuda.mish, backend="aot_eager", fullgraph=True)
+    at = x.detach().requires_grad_()
+    compiled(at).sum().backward()
+    plain = whole(x).detach().requires_grad_()
+    functional.mish(plain).sum().backward()
+    same(at.grad, whole(plain.grad))
+
+
+@case
+def dtensor_without_autograd() -> None:
+    """The ops by name, with operands of different placement; in-place ops keep theirs."""
+    x, g = sharded(line(), [Shard(1)]), sharded(line(), [Replicate()])
+    plain = whole(x)
+    expected = functional.mish(plain)
+    for actual in (
+        torch.ops.mish_cuda.mish(x),
+        mish_cuda.mish_(x.clone()),
+        torch.ops.mish_cuda.mish_(x.clone()),
+    ):
+        assert actual.placements == (Shard(1),)
+        same(actual, expected)
+    slope = torch.ops.aten.mish_backward(whole(g), plain)
+    same(mish_cuda.mish_backward(x, g), slope)
+    same(torch.ops.mish_cuda.mish_backward(g, x), slope)
+
+
+def main(reports: Path) -> None:
+    """Runs all cases until one fails; after that the processes may be out of step."""
+    torch.set_num_threads(1)
+    if DEVICE == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.set_default_device("cuda")
+    dist.init_process_group({"cpu": "gloo", "cuda": "nccl"}[DEVICE], timeout=TIMEOUT)
+    report: dict[str, str | None] = {}
+    for name, function in CASES.items():
+        torch.manual_seed(0)
+        try:
+            function()
+            report[name] = None
+        except Exception:
+            report[name] = traceback.format_exc()
+            break
+    (reports / f"{dist.get_rank()}.json").write_text(json.dumps(report))
+    if all(error is None for error in report.values()):
+        dist.destroy_process_group()
+    else:
+        os._exit(0)  # without waiting for the others; they notice
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,234 @@
+"""Wrong arguments raise an error that names what was passed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.autograd.forward_ad as fwAD
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import mish_cuda
+from conftest import EAGER, Implementation, needs_extension
+from mish_cuda import functional
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental"),
+    pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta"),
+    pytest.mark.filterwarnings("ignore:.*quantize"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+# Each op with one wrong input.
+Call = Callable[[Implementation, Tensor], object]
+CALLS: dict[str, Call] = {
+    "mish": lambda impl, x: impl.mish(x),
+    "mish_": lambda impl, x: impl.mish_(x),
+    "out": lambda impl, x: impl.mish(x, out=torch.empty(0, device=x.device)),
+    "mish_backward": lambda impl, x: impl.mish_backward(x, x),
+}
+EVERY_CALL = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+
+INTEGERS = (torch.int8, torch.uint8, torch.int32, torch.int64, torch.bool)
+COMPLEX = (torch.complex32, torch.complex64, torch.complex128)
+NARROW = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float4_e2m1fn_x2)
+
+
+@EVERY_CALL
+@pytest.mark.parametrize("wrong", [*INTEGERS, *COMPLEX, *NARROW], ids=str)
+def test_dtype(impl: Implementation, device: str, call: Call, wrong: torch.dtype) -> None:
+    for count in (0, 3):
+        x = torch.empty(count, dtype=wrong, device=device)
+        in_cpp = x.type().rpartition(".")[2].removesuffix("Tensor")  # Long for int64
+        with pytest.raises(NotImplementedError, match=rf"(?i){wrong}|{in_cpp}\b"):
+            call(impl, x)
+
+
+# By what the message calls them.
+TENSORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "torch.sparse_coo": Tensor.to_sparse,
+    "torch.sparse_csr": Tensor.to_sparse_csr,
+    "torch.sparse_csc": Tensor.to_sparse_csc,
+    "torch.sparse_bsr": lambda x: x.to_sparse_bsr((2, 2)),
+    "torch.sparse_bsc": lambda x: x.to_sparse_bsc((2, 2)),
+    "mkldnn": Tensor.to_mkldnn,
+    "quint8": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8),
+    "qint8": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
+    "qint32": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint32),
+}
+
+
+@EVERY_CALL
+@pytest.mark.parametrize("kind", TENSORS)
+def test_layout(impl: Implementation, device: str, call: Call, kind: str) -> None:
+    if kind == "mkldnn" and (device != "cpu" or not torch.backends.mkldnn.is_available()):
+        pytest.skip(f"no mkldnn on {device}")
+    if kind.startswith("q") and device != "cpu":
+        pytest.skip("torch quantizes on the CPU")
+    x = TENSORS[kind](torch.eye(4, device=device))
+    with pytest.raises(NotImplementedError, match=f"(?i){kind}"):
+        call(impl, x)
+
+
+# --- No tensors ---
+
+
+# Values that are no tensor, and their name in the message.
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(None, "NoneType"), (1.0, "float"), ([1.0], "list"), (np.zeros(1), "ndarray")],
+)
+def test_no_tensor(public: str, impl: Implementation, value: Any, kind: str) -> None:
+    x = torch.zeros(1)
+    calls: list[tuple[str, Callable[..., object], Any]] = [
+        *(("input", function, (value,)) for function in (impl.mish, impl.mish_)),
+        *(("input", function, (value,)) for function in (mish_cuda.mish, mish_cuda.mish_)),
+        *(("input", layer, (value,)) for layer in (mish_cuda.Mish(), mish_cuda.Mish(inplace=True))),
+        ("input", mish_cuda.mish_forward, (value,)),
+        ("input", mish_cuda.MishCuda(), (value,)),
+        ("input", mish_cuda.MishCudaFunction.apply, (value,)),
+        ("input", partial(impl.mish, out=x), (value,)),
+        ("tensor", mish_cuda.backend, (value,)),
+        ("grad_output", mish_cuda.mish_backward, (x, value)),
+        ("input", mish_cuda.mish_backward, (value, x)),
+    ]
+    if value is not None:
+        calls.append(("out", partial(impl.mish, out=value), (x,)))
+    if functional.C is not None:
+        calls.append(("input", functional.C.mish_forward, (value,)))
+    for name, function, operands in calls:
+        refused(name, kind, function, *operands)
+
+
+def refused(name: str, kind: str, function: Callable[..., object], *args: Any, **kw: Any) -> None:
+    with pytest.raises(TypeError, match=f"expected {name} .*ensor, got {kind}") as error:
+        function(*args, **kw)
+    assert "\n" not in str(error.value)
+
+
+@needs_extension
+def test_none_for_a_tensor_of_the_ops() -> None:
+    """Other values torch refuses itself; None it takes for an undefined tensor."""
+    ops, choices = torch.ops.mish_cuda, (None, torch.zeros(1), torch.zeros(1, requires_grad=True))
+    for op in (ops.mish, ops.mish_, ops.mish_backward, ops.mish_double_backward):
+        count = len(op.default._schema.arguments)
+        for operands in product(choices, repeat=count):
+            if any(operand is None for operand in operands):
+                refused("(input|grad_.*put)", "None", op, *operands)
+    for operand, out in ((None, choices[1]), (choices[1], None), (None, None)):
+        refused("(input|out)", "None", ops.mish.out, operand, out=out)
+
+
+# --- Operands that do not fit together ---
+
+
+OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
+    r"shape.*\[3, 4\].*\[3, 5\]": lambda x: x.new_empty(3, 5),
+    r"shape.*\[3, 4\].*\[4\]": lambda x: x.new_empty(4),
+    r"shape.*\[3, 4\].*\[\]": lambda x: x.new_empty(()),
+    r"shape.*\[3, 4\].*\[1, 3, 4\]": lambda x: x.new_empty(1, 3, 4),
+    r"real.*(Float|float32).*(ComplexFloat|complex64)": Tensor.cfloat,
+    r"device.*meta": lambda x: x.to("meta"),
+}
+
+
+@pytest.mark.parametrize("told", OTHERS)
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize(("count", "position"), [(2, 0), (3, 0), (3, 1)])
+def test_gradient_unlike_the_input(
+    impl: Implementation,
+    device: str,
+    told: str,
+    requires_grad: bool,
+    count: int,
+    position: int,
+) -> None:
+    if count == 3 and impl.name == "eager":
+        pytest.skip("only the op of a compiled extension can be called by users")
+    x = torch.randn(3, 4, device=device, requires_grad=requires_grad)
+    operands = [x] * count
+    operands[position] = OTHERS[told](x.detach())
+    name = ["grad_grad_input", "grad_output"][-count + 1 :][position]
+    with pytest.raises(RuntimeError, match=f"{name}.*{told}|device.*meta"):
+        impl.apply(*operands)
+
+
+@pytest.mark.parametrize("mode", [FakeTensorMode, lambda: torch.device("meta")])
+def test_without_data(compiled: Implementation, mode: Callable[[], Any]) -> None:
+    with mode():
+        x = torch.empty(3, 4)
+        with pytest.raises(RuntimeError, match="shape"):
+            compiled.mish_backward(torch.empty(3, 5), x)
+        with pytest.raises(RuntimeError, match="real"):
+            compiled.mish_backward(x.cfloat(), x)
+    with pytest.raises(NotImplementedError, match="Int"):
+        compiled.mish(torch.empty(3, dtype=torch.int32, device="meta"))
+
+
+# --- Writes ---
+
+
+def zeros(x: Tensor) -> Tensor:
+    return torch.zeros_like(x, requires_grad=False)
+
+
+def with_a_tangent(call: Call) -> Call:
+    def function(impl: Implementation, x: Tensor) -> None:
+        with fwAD.dual_level():
+            call(impl, fwAD.make_dual(x, torch.ones_like(x)))
+
+    return function
+
+
+WRITES: list[tuple[str, Call]] = [
+    *(
+        ("out.*dtype", lambda impl, x, dtype=dtype: impl.mish(x, out=x.to(dtype)))  # type: ignore[misc]
+        for dtype in (torch.float64, torch.bfloat16, torch.int32)
+    ),
+    ("device.*meta", lambda impl, x: impl.mish(x, out=x.to("meta"))),
+    ("single memory location", lambda impl, x: impl.mish(x, out=zeros(x[0]).expand(3, 4))),
+    ("single memory location", lambda impl, x: impl.mish_(zeros(x[0]).expand(3, 4))),
+    ("out=.*automatic", lambda impl, x: impl.mish(x.requires_grad_(), out=zeros(x))),
+    ("out=.*automatic", lambda impl, x: impl.mish(x, out=zeros(x).requires_grad_())),
+    (
+        "forward AD.*out=|out=.*forward",
+        with_a_tangent(lambda impl, x: impl.mish(x, out=zeros(x))),
+    ),
+    ("inplace.*out.*both", lambda impl, x: mish_cuda.mish(x, inplace=True, out=x)),
+]
+
+
+@pytest.mark.parametrize(("told", "call"), WRITES)
+def test_write(public: str, impl: Implementation, device: str, told: str, call: Call) -> None:
+    """A refused one leaves the input as it was."""
+    x = torch.randn(3, 4, device=device)
+    before = x.clone()
+    with pytest.raises((RuntimeError, NotImplementedError), match=told):
+        call(impl, x)
+    assert torch.equal(x.detach(), before)
+
+
+def test_out_overlaps_the_input(compiled: Implementation, device: str) -> None:
+    """`eager` has a result of its own before it writes, so that the values are right there."""
+    x = torch.randn(3, 4, device=device)
+    with pytest.raises(RuntimeError, match="input"):
+        compiled.mish(x[:-1], out=x[1:])
+    expected = EAGER.mish(x[:-1])
+    assert torch.equal(EAGER.mish(x[:-1], out=x[1:]), expected)
+
+
+def test_a_refused_write_writes_nothing(impl: Implementation, device: str) -> None:
+    x, out = torch.randn(3, device=device), torch.zeros(3, dtype=torch.float64, device=device)
+    leaf = torch.ones(3, device=device, requires_grad=True)
+    with pytest.raises(RuntimeError):
+        impl.mish(x, out=out)
+    with pytest.raises(RuntimeError):
+        impl.mish_(leaf)
+    assert not out.any()
+    assert leaf.detach().eq(1).all()

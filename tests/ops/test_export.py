@@ -1,0 +1,248 @@
+"""torch.export, ONNX and AOTInductor, with the real exporters and runtimes."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch._inductor
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+import mish_cuda
+import reference
+from conftest import needs_extension
+from mish_cuda import Mish, MishCuda, eager
+
+# torch.onnx.export makes script functions, which torch 2.13 deprecates.
+pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated")
+
+
+class Calls(nn.Module):
+    """Each of the functions once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        written = mish_cuda.mish(x, out=torch.empty_like(x))
+        return written + mish_cuda.mish(x) + mish_cuda.mish_(x.clone())
+
+
+def model() -> nn.Module:
+    layers = [nn.Linear(4, 5), Mish(), nn.Linear(5, 3), MishCuda(), Mish(inplace=True)]
+    return nn.Sequential(*layers).eval()
+
+
+def export(module: nn.Module, strict: bool = False) -> ExportedProgram:
+    """A program for any number of rows."""
+    x = torch.randn(3, 4)
+    return torch.export.export(module, (x,), dynamic_shapes=({0: Dim("rows")},), strict=strict)
+
+
+def gradients(module: nn.Module) -> list[Tensor]:
+    x = torch.linspace(-3, 3, 24).reshape(6, 4)
+    return [*torch.autograd.grad(module(x).square().sum(), [*module.parameters()])]
+
+
+def mishes(program: ExportedProgram) -> list[str]:
+    names = [str(node.target) for node in program.graph.nodes]
+    return [name for name in names if ".mish" in name]
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["relaxed", "strict"])
+@pytest.mark.parametrize(
+    ("make", "ops"),
+    [
+        (model, ["mish.default", "mish.default", "mish_.default"]),
+        (Calls, ["mish.out", "mish.default", "mish_.default"]),
+    ],
+)
+def test_export(
+    public: str, make: Callable[[], nn.Module], ops: list[str], strict: bool, tmp_path: Path
+) -> None:
+    """Holds torch's ops, so that it runs without this library; it trains, also once loaded."""
+    module = make()
+    program = export(module, strict)
+    assert mishes(program) == [f"aten.{op}" for op in ops]
+    torch.export.save(program, tmp_path / "model.pt2")
+    for exported in (program, torch.export.load(tmp_path / "model.pt2")):
+        for rows in (1, 3, 50):
+            x = torch.randn(rows, 4)
+            torch.testing.assert_close(exported.module()(x), module(x))
+        if make is model:
+            torch.testing.assert_close(gradients(exported.module()), gradients(module))
+
+
+def with_our_formula(program: ExportedProgram) -> ExportedProgram:
+    return program.run_decompositions({torch.ops.aten.mish.default: eager.value})
+
+
+def test_our_formula_in_place_of_the_op_of_torch() -> None:
+    program = with_our_formula(export(nn.Sequential(Mish(), Mish(inplace=True))))
+    assert mishes(program) == []
+    special = torch.tensor([[-torch.inf, torch.inf, -90.0, 90.0], [-0.0, 0.0, 1.0, torch.nan]])
+    x = torch.cat([special, torch.randn(20, 4) * 10])
+    expected = eager.value(eager.value(x))
+    torch.testing.assert_close(program.module()(x), expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_aot_inductor(tmp_path: Path) -> None:
+    """Compiled to a package, and loaded. From C++: see tests/cpp/libtorch/aoti.cpp."""
+    program = export(model())
+    file = str(tmp_path / "model.pt2")
+    torch._inductor.aoti_compile_and_package(with_our_formula(program), package_path=file)
+    run = torch._inductor.aoti_load_package(file)
+    with torch.no_grad():
+        for rows in (1, 3, 50):
+            x = 10 * torch.randn(rows, 4)
+            torch.testing.assert_close(run(x), program.module()(x))
+
+
+# --- ONNX ---
+
+
+@pytest.fixture
+def onnx() -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"no {package}: pip install 'mish_cuda[test]'")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # no news of absent torchvision
+
+
+def run_onnx(program: Any, x: Tensor) -> Tensor:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+        program.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (name,) = (argument.name for argument in session.get_inputs())
+    return torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+
+
+def check_onnx(program: Any, module: nn.Module) -> None:
+    for rows in (1, 50):
+        x = 3 * torch.randn(rows, 4)
+        torch.testing.assert_close(run_onnx(program, x), module(x.clone()).detach())
+
+
+def nodes(program: Any) -> Counter[str]:
+    return Counter(node.op_type for node in program.graph.node)
+
+
+def to_onnx(module: nn.Module, x: Tensor, opset: int | None = None, dynamo: bool = True) -> Any:
+    """The model, for any number of rows, checked."""
+    import onnx
+
+    rows: Any = {"dynamic_shapes": ({0: Dim("rows")},), "verbose": False}
+    if not dynamo:
+        rows = {"input_names": ["x"], "dynamic_axes": {"x": {0: "rows"}}}
+    file = io.BytesIO()
+    torch.onnx.export(module.eval(), (x,), file, opset_version=opset, dynamo=dynamo, **rows)
+    program = onnx.load_from_string(file.getvalue())
+    onnx.checker.check_model(program, full_check=True)
+    return program
+
+
+class Op(nn.Module):
+    """The library's op by its name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mish_cuda.mish_(torch.ops.mish_cuda.mish(x))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("opset", [None, 18, 23])
+@pytest.mark.parametrize("make", [model, pytest.param(Op, marks=needs_extension)])
+def test_onnx_has_one_node_per_call(
+    public: str, onnx: None, make: Callable[[], nn.Module], opset: int | None
+) -> None:
+    module = make()
+    program = to_onnx(module, torch.randn(3, 4), opset)
+    assert nodes(program) == ({"Mish": 2} if make is Op else {"Gemm": 2, "Mish": 3})
+    check_onnx(program, module)
+
+
+# onnxruntime 1.32 has no kernel of Mish: it runs softplus, tanh and a product, in float32. Their
+# errors add up to 5e-7, measured, above -60; in float16 results are at most neighbours, 2^-10
+# apart. It gives NaN at -inf, as F.mish does; in float64 and bfloat16 it runs no Mish at all.
+@pytest.mark.parametrize(
+    ("dtype", "rtol"), [(torch.float32, 1e-6), (torch.float16, 2**-10)], ids=["float32", "float16"]
+)
+def test_onnxruntime_agrees(onnx: None, dtype: torch.dtype, rtol: float) -> None:
+    x = torch.cat([torch.linspace(-60, 100, 100_001), torch.tensor([torch.inf, torch.nan])])
+    x = x.to(dtype)
+    result = run_onnx(to_onnx(Mish(), x), x)
+    torch.testing.assert_close(result, mish_cuda.mish(x), rtol=rtol, atol=0, equal_nan=True)
+
+
+# --- The older exporter ---
+
+
+class Written(nn.Module):
+    """Reads a tensor after it was overwritten."""
+
+    def __init__(self, mish_: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.mish_ = mish_
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x + 1
+        self.mish_(y)
+        return 2 * y
+
+
+class Branching(nn.Module):
+    """A script with control flow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act, self.act_ = Mish(), MishCuda(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[0] > 1:
+            x = self.act(x)
+        for _ in range(2):
+            x = self.act_(x + 1)
+        return x
+
+
+OLDER: dict[str, Callable[[], nn.Module]] = {
+    "layers": model,
+    "overwritten": lambda: Written(mish_cuda.mish_),
+    "overwritten by a keyword": lambda: Written(lambda y: mish_cuda.mish(y, inplace=True)),
+    "out": lambda: Written(lambda y: mish_cuda.mish(y, out=y)),
+    "script": lambda: torch.jit.script(Branching()),
+    "trace": lambda: torch.jit.trace(model(), torch.randn(3, 4)),
+}
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 17, 18, 20])
+@pytest.mark.parametrize("name", OLDER)
+def test_older_exporter(public: str, onnx: None, name: str, opset: int) -> None:
+    if public == "eager" and name in ("out", "script"):
+        pytest.skip("it exports no out=; scripts without the extension: test_torchscript.py")
+    module = OLDER[name]()
+    program = to_onnx(module, torch.randn(3, 4), opset, dynamo=False)
+    if public == "compiled" and name != "script":  # its nodes are in blocks
+        assert {*nodes(program)} & {"Mish", "Softplus"} == {"Mish" if opset >= 18 else "Softplus"}
+    check_onnx(program, module)
+
+
+@needs_extension
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("opset", [9, 11, 13, 17, 18, 20])
+def test_older_exporter_in_other_types(onnx: None, dtype: torch.dtype, opset: int) -> None:
+    if dtype == torch.bfloat16 and opset < 13:
+        pytest.skip("ONNX has no bfloat16 there")
+    x = torch.linspace(-8, 8, 64).reshape(8, 8).to(dtype)
+    program = to_onnx(nn.Sequential(Mish(), Mish(inplace=True)), x, opset, dynamo=False)
+    if dtype == torch.float16:
+        expected = reference.mish(reference.mish(x.double()))
+        result = run_onnx(program, x).double()
+        torch.testing.assert_close(result, expected, rtol=2**-8, atol=2**-12)
+    elif dtype == torch.float64:  # no node that runtimes lack
+        assert {*nodes(program)} == {"Softplus", "Tanh", "Mul"}
+    else:
+        assert program.graph.node[0].op_type == "Cast"

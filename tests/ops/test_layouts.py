@@ -1,0 +1,210 @@
+"""Results depend on no layout, alignment, size or number of threads, and writes stay in bounds.
+
+Kernels give the same bits; torch's own maths, used by `eager`, rounds tails differently.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import layouts
+import reference
+from conftest import ORDERS, Implementation
+from layouts import LAYOUTS, OVERLAPPING
+
+EVERY_LAYOUT = pytest.mark.parametrize("layout", [*LAYOUTS, *OVERLAPPING])
+
+
+def assert_equal(impl: Implementation, result: Tensor, expected: Tensor) -> None:
+    if impl.backend(result) == "eager":
+        torch.testing.assert_close(result, expected, equal_nan=True, check_stride=False)
+    else:
+        assert reference.same_bits(result, expected)
+
+
+# --- Strides ---
+
+
+@EVERY_LAYOUT
+@ORDERS
+def test_values(
+    impl: Implementation, device: str, dtype: torch.dtype, layout: str, order: int
+) -> None:
+    x = layouts.make(layout, dtype, device)
+    result = impl.derivative(x, order)
+    assert result.dtype == dtype
+    assert result.stride() == F.mish(x).stride()
+    assert_equal(impl, result, impl.derivative(x.contiguous(), order))
+
+
+@EVERY_LAYOUT
+def test_gradients_of_other_strides(
+    impl: Implementation, device: str, dtype: torch.dtype, layout: str
+) -> None:
+    """Any layout of gradient with any of input; the gradient of sum() is one expanded element."""
+    x = layouts.make(layout, dtype, device)
+    other = layouts.filled(tuple(x.shape), dtype, device, seed=1)
+    one = torch.full((), 3.0, dtype=dtype, device=device)
+    for g in (layouts.make(layout, dtype, device, seed=1), other, one.expand(x.shape)):
+        for torchs, operands in ((torch.mul, (g, x)), (torch.addcmul, (x, g, x))):
+            result = impl.apply(*operands)
+            if impl.backend(x) != "eager" or g.stride() == x.stride():
+                assert result.stride() == torchs(*operands).stride()
+            assert_equal(impl, result, impl.apply(*(t.contiguous() for t in operands)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_writes(impl: Implementation, device: str, dtype: torch.dtype, layout: str) -> None:
+    """What is written to keeps its strides, and the memory around it; `out` may be the input."""
+    target = layouts.make(layout, dtype, device)
+    strides, around = target.stride(), layouts.surroundings(target).clone()
+    other = layouts.filled(tuple(target.shape), dtype, device, seed=1)
+    for x in (target, layouts.like(target), other, None):
+        expected = impl.mish(target if x is None else x)
+        assert (impl.mish_(target) if x is None else impl.mish(x, out=target)) is target
+        assert target.stride() == strides
+        assert_equal(impl, target, expected)
+        assert reference.same_bits(layouts.surroundings(target), around)
+
+
+@pytest.mark.parametrize("sizes", [(0,), (2, 3), (70,), ()])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "step 2", "0-d", "empty"])
+def test_out_is_resized(
+    impl: Implementation, device: str, layout: str, sizes: tuple[int, ...]
+) -> None:
+    """With a warning unless it had no elements."""
+    x = layouts.make(layout, torch.float32, device)
+    out = torch.empty(sizes, device=device)
+    refilled = out.numel() > 0 and out.shape != x.shape
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        impl.mish(x, out=out)
+    assert ["was resized" in str(warning.message) for warning in caught] == [True] * refilled
+    assert out.shape == x.shape
+    assert_equal(impl, out, impl.mish(x))
+
+
+@st.composite
+def views(draw: st.DrawFn) -> Tensor:
+    """A permuted, cropped and stepped view of a float tensor."""
+    sizes = draw(st.lists(st.integers(1, 24), min_size=1, max_size=4))
+    x = layouts.filled(tuple(sizes), torch.float32, "cpu", seed=draw(st.integers(0, 99)))
+    x = x.permute(draw(st.permutations(range(len(sizes)))))
+    crop = [
+        slice(draw(st.integers(0, 3)), -draw(st.integers(0, 3)) or None, draw(st.integers(1, 4)))
+        for _ in sizes
+    ]
+    return x[tuple(crop)]
+
+
+# The fixtures are constants, so examples do not affect each other.
+@settings(
+    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(x=views())
+def test_any_view(impl: Implementation, device: str, x: Tensor) -> None:
+    x = layouts.memory(x).to(device).as_strided(x.shape, x.stride(), x.storage_offset())
+    expected, around = impl.mish(x.contiguous()), layouts.surroundings(x).clone()
+    assert_equal(impl, impl.mish(x), expected)
+    assert_equal(impl, impl.mish(x, out=torch.empty_like(expected)), expected)
+    impl.mish_(x)
+    assert_equal(impl, x, expected)
+    assert reference.same_bits(layouts.surroundings(x), around)
+
+
+# --- Places, sizes and threads ---
+
+
+SIZES = [*range(68), *range(120, 136), *range(505, 520), *range(1020, 1030), *range(4090, 4100)]
+
+
+@ORDERS
+def test_any_size_and_alignment(
+    kernels: Implementation, device: str, dtype: torch.dtype, order: int
+) -> None:
+    """Pointers aligned to one element only, alike or unlike those of other operands."""
+    operands = [layouts.filled((2**16 + 1,), dtype, device, seed) for seed in range(order + 1)]
+    whole = kernels.apply(*operands)
+    for start in range(64 // dtype.itemsize + 1):
+        for size in SIZES[start % 3 :: 3]:
+            part = slice(start, start + size)
+            alike = [x[part] for x in operands]
+            unlike = [moved(x, i * start % 9) for i, x in enumerate(alike)]
+            for arguments in (alike, unlike):
+                assert reference.same_bits(kernels.apply(*arguments), whole[part])
+    alone = [
+        kernels.apply(*elements) for elements in zip(*(x[:300] for x in operands), strict=True)
+    ]
+    assert reference.same_bits(torch.stack(alone), whole[:300])
+
+
+def moved(x: Tensor, by: int) -> Tensor:
+    """A copy with other elements before and behind it."""
+    return torch.cat([x.new_full((by,), 7), x, x.new_full((32,), 7)])[by : by + x.numel()]
+
+
+def test_writes_of_any_size_and_alignment(
+    kernels: Implementation, device: str, dtype: torch.dtype
+) -> None:
+    data = layouts.filled((5000,), dtype, device)
+    whole = kernels.mish(data)
+    for start in range(64 // dtype.itemsize + 1):
+        for size in (1, 7, 8, 9, 255, 256, 257, 700, 4900):
+            part = slice(start, start + size)
+            x, out = moved(data[part], start), moved(data[part], start * 5 % 9)
+            kernels.mish(x, out=out)
+            kernels.mish_(x)
+            for result in (x, out):
+                assert reference.same_bits(result, whole[part])
+                assert layouts.surroundings(result).eq(7).all()
+
+
+@ORDERS
+@pytest.mark.parametrize("layout", ["several threads", "several threads, transposed"])
+def test_any_number_of_threads(
+    kernels: Implementation, device: str, dtype: torch.dtype, order: int, layout: str
+) -> None:
+    arguments = [layouts.make(layout, dtype, device, seed) for seed in range(order + 1)]
+    before, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3, 5):
+            torch.set_num_threads(count)
+            results.append(kernels.apply(*arguments))
+    finally:
+        torch.set_num_threads(before)
+    assert all(reference.same_bits(result, results[0]) for result in results)
+
+
+# --- Large offsets and counts ---
+
+
+def test_elements_far_apart(impl: Implementation, device: str) -> None:
+    """Offsets beyond 2^32 bytes. Untouched memory takes no space."""
+    step = 2**20 + 1
+    far = torch.empty(2**31 + 2**21, dtype=torch.bfloat16, device=device)[::step]
+    assert far.storage_offset() + far.stride(0) * (far.numel() - 1) > 2**31
+    x = torch.linspace(-9, 9, far.numel(), dtype=torch.bfloat16, device=device)
+    far.copy_(x)
+    assert_equal(impl, impl.mish(far), impl.mish(x))
+    impl.mish_(far)
+    assert_equal(impl, far.clone(), impl.mish(x))
+
+
+@pytest.mark.slow
+def test_more_than_2_31_elements(kernels: Implementation, device: str) -> None:
+    values = torch.linspace(-9, 9, 2**20, dtype=torch.bfloat16, device=device)
+    x = torch.empty(2**31 + 2**20 + 3, dtype=torch.bfloat16, device=device)
+    rows = x[: 2**31 + 2**20].view(-1, 2**20)
+    rows[:] = values
+    x[-3:] = values[:3]
+    kernels.mish_(x)
+    expected = kernels.mish(values)
+    assert torch.equal(x[-3:], expected[:3])
+    assert all(torch.equal(row, expected) for row in rows)

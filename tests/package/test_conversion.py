@@ -1,0 +1,394 @@
+"""What ``convert`` and ``revert`` replace, what they leave alone or refuse, and what they say."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lookalikes import (
+    LOOK_ALIKES,
+    NAMES,
+    Activation,
+    Branches,
+    FlippedMish,
+    ForgetfulMish,
+    Functional,
+    HardMish,
+    InCode,
+    InplaceMish,
+    MadeOfLayersMish,
+    MiSh,
+    Mish,
+    Wrapper,
+)
+from torch import nn
+
+import mish_cuda
+from mish_cuda import convert, override_torch, revert
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated")
+
+# --- What stays ---
+
+
+def test_names_flags_and_attributes_stay() -> None:
+    model: Any = Branches(lambda: nn.Mish(True))
+    original = copy.deepcopy(model)
+    model.act.eval()
+    model.act.f = -1  # as YOLO's parsers note where a layer's input comes from
+    model.head.requires_grad_(False)
+    convert(model)
+    names = [name for name, _ in original.named_modules(remove_duplicate=False)]
+    assert [name for name, _ in model.named_modules(remove_duplicate=False)] == names
+    assert repr(model) == repr(original)
+    model.load_state_dict(original.state_dict())
+    assert (model.act.training, model.named.act.training) == (False, True)
+    assert model.act.f == -1
+    assert not model.head.weight.requires_grad
+
+
+def test_inplace_is_what_a_layer_does() -> None:
+    layers = (nn.Mish(True), nn.Mish(), InplaceMish(), ForgetfulMish(), nn.ReLU(True), nn.SiLU())
+    model: Any = nn.Sequential(*layers)
+    convert(model, (nn.Mish, nn.ReLU, nn.SiLU))
+    assert [layer.inplace for layer in model] == [True, False] * 3
+
+
+# --- Modules inside modules ---
+
+
+def test_shared_instances_stay_shared() -> None:
+    shared = nn.Mish()
+    block = nn.Sequential(nn.Linear(4, 4), shared)
+    model: Any = nn.Sequential(block, shared, nn.Sequential(block, shared), nn.Mish())
+    other_model = nn.Sequential(shared)
+    report = convert(model)
+    assert list(report.changed) == ["1", "3", "0.1", "2.1"]
+    assert model[0] is model[2][0]
+    assert model[1] is model[0][1] is model[2][1]
+    assert model[1] is not model[3]
+    assert other_model[0] is shared
+    revert(model)
+    assert model[1] is model[0][1] is model[2][1] is shared
+    convert(model, where="1")
+    assert type(model[1]) is mish_cuda.Mish
+    assert model[0][1] is shared
+
+
+def test_modules_that_hold_themselves() -> None:
+    model: Any = nn.Sequential(nn.Linear(4, 4), nn.Mish(), MiSh())
+    model.me = model
+    model[0].parent = nn.ModuleList([model])
+    model[2].me = model[2]
+    assert list(convert(model).changed) == ["1", "2"]
+    assert convert(model) == mish_cuda.Conversion()
+    assert list(revert(model).changed) == ["1", "2"]
+    assert model[2].me is model[2]
+    with pytest.raises(ValueError, match="one activation"):
+        convert(model[2])
+
+
+def test_modules_shared_along_millions_of_paths() -> None:
+    """Each is visited once, under the first of its names."""
+    model: nn.Module = nn.ModuleList([nn.Mish(), InCode()])
+    for _ in range(40):
+        model = nn.ModuleList([model, model])
+    report = convert(model)
+    assert list(report.changed) == ["0." * 40 + "0"]
+    assert report.hint.count("InCode.forward") == 1
+    assert revert(model).changed.keys() == report.changed.keys()
+    assert list(convert(model, where="*.0").changed) == list(report.changed)
+
+
+def test_modules_in_plain_lists_are_told() -> None:
+    """As those of Keras are, which torch does not register."""
+
+    class Keras(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = [nn.ReLU(), Wrapper(), Functional()]
+            self.activations: Any = {"act": nn.Mish()}
+            self.again: Any = (self.layers, self.layers[1], nn.Mish())
+
+    model = Keras()
+    report = convert(model)
+    assert report.changed == {}
+    inside, lists = ["layers[1].act", "layers[2].function"], ["activations['act']", "again[2]"]
+    assert sorted(report.left_alone) == sorted(inside + lists)
+    assert all("convert that module by itself" in report.left_alone[name] for name in inside)
+    assert all("use nn.ModuleList or nn.ModuleDict" in report.left_alone[name] for name in lists)
+    assert list(convert(model, where=lambda name, _: name[0] == "l").left_alone) == inside
+    for layer in model.layers[1:]:
+        assert len(convert(layer).changed) == 1
+    assert list(convert(model).left_alone) == lists
+    model.activations, model.again = {}, ()
+    assert (convert(model).left_alone, convert(model).hint) == ({}, "")
+
+
+def test_blocks_named_after_mish_are_looked_into() -> None:
+    class ConvMish(nn.Sequential):
+        pass
+
+    model: nn.Module = Wrapper()
+    for _ in range(60):
+        model = ConvMish(model)
+    report = convert(nn.Sequential(ConvMish(nn.Linear(2, 2), nn.Mish()), model))
+    assert list(report.changed) == ["0.1", "1." + "0." * 60 + "act"]
+    assert report.left_alone == {}
+
+
+# --- Which are replaced ---
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("*", NAMES),
+        ("*act", ["act", "named.act"]),
+        ("stem.*", ["stem.1"]),
+        ("[!s]*.1", ["listed.1"]),
+        (lambda name, _: name.startswith("a"), ["act", "again"]),
+        (lambda _, activation: activation.inplace, []),
+    ],
+)
+def test_filter(where: Any, expected: list[str]) -> None:
+    model = Branches()
+    assert list(convert(model, where=where).changed) == expected
+    assert convert(model, where=where) == mish_cuda.Conversion()
+    layers = dict(model.named_modules(remove_duplicate=False))
+    assert {name for name, m in layers.items() if type(m) is mish_cuda.Mish} == {*expected}
+
+
+@pytest.mark.parametrize("where", ["stem", "Act", "*.2"])
+def test_a_pattern_that_matches_nothing(where: str) -> None:
+    with pytest.raises(ValueError, match=r"got .*Their names: act, again, stem\.1, listed"):
+        convert(Branches(), where=where)
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    assert convert(model) == mish_cuda.Conversion()
+    with pytest.raises(ValueError, match="there is none"):
+        convert(model, where=where)
+
+
+class DerivedReLU(nn.ReLU):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("from_", "changed"),
+    [
+        (nn.Mish, ["2", "3"]),
+        (nn.SiLU, ["1"]),
+        (nn.ReLU, ["0"]),
+        (DerivedReLU, ["4"]),
+        ((nn.Mish, nn.ReLU, DerivedReLU), ["0", "2", "3", "4"]),
+    ],
+)
+def test_classes_have_to_be_named(from_: Any, changed: list[str]) -> None:
+    model = nn.Sequential(nn.ReLU(True), nn.SiLU(), nn.Mish(), Mish(), DerivedReLU(), nn.ReLU6())
+    before = list(model)
+    report = convert(model, from_)
+    assert list(report.changed) == changed
+    assert report.retrain == [name for name in changed if name not in "23"]
+    if from_ is nn.ReLU:
+        assert "name test_conversion.DerivedReLU in from_" in report.left_alone.pop("4")
+    assert report.left_alone == {}
+    assert revert(model).retrain == report.retrain
+    assert list(model) == before
+
+
+# Modules without parameters that are no activations, and what is told of them.
+NOT_ELEMENTWISE: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "pooling": (lambda: nn.MaxPool2d(2), r"makes the shape \(2, 4, 2, 2\) of \(2, 4, 4, 4\)"),
+    "pooling that keeps the shape": (lambda: nn.MaxPool2d(3, 1, 1), "from several elements"),
+    "pooling of other dimensions": (lambda: nn.MaxPool1d(2), "fails when tried out.*max_pool1d"),
+    "softmax": (lambda: nn.Softmax(dim=-1), "from several elements"),
+    "permutation": (lambda: nn.ChannelShuffle(2), "from several elements"),
+    "mirror": (FlippedMish, "from several elements"),
+    "loss": (nn.MSELoss, "fails when tried out.*target"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), NOT_ELEMENTWISE.values(), ids=NOT_ELEMENTWISE)
+def test_what_is_no_activation_is_refused(make: Callable[[], nn.Module], message: str) -> None:
+    """Also when its class is named; the model is then as it was, and so are random numbers."""
+    module = make()
+    model = nn.Sequential(nn.Linear(2, 2), nn.Mish(), nn.Sequential(module))
+    layers = list(model.modules())
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match=f"'2.0' .*{message}.*Leave it out with `where`"):
+        convert(model, (nn.Mish, type(module)), where=lambda name, _: name in ("1", "2.0"))
+    assert list(model.modules()) == layers
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(layer.training for layer in layers)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Softplus, nn.ELU, nn.Hardswish, nn.LogSigmoid),
+        *(nn.RReLU, nn.Hardshrink, lambda: nn.Threshold(0, 0), nn.Dropout, nn.Identity),
+        *(lambda: nn.ReLU(True), lambda: nn.RReLU(inplace=True)),
+    ],
+)
+def test_what_is_elementwise_is_replaced(make: Callable[[], nn.Module], training: bool) -> None:
+    model = nn.Sequential(make()).train(training)
+    assert convert(model, type(model[0])).retrain == ["0"]
+    assert type(model[0]) is mish_cuda.Mish
+
+
+# --- Classes that look like Mish ---
+
+
+@pytest.mark.parametrize(("make", "reason"), LOOK_ALIKES.items())
+@pytest.mark.parametrize("training", [True, False])
+def test_what_is_not_mish_is_left_alone(
+    make: type[nn.Module], reason: str, training: bool, public: str
+) -> None:
+    """It is tried out without its hooks, and random numbers stay as they were."""
+    model = nn.Sequential(nn.Mish(), make()).train(training)
+    model[1].register_forward_pre_hook(lambda *_: pytest.fail("a hook ran"))
+    state = torch.get_rng_state()
+    report = convert(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert list(report.changed) == ["0"]
+    assert list(report.left_alone) == ["1"]
+    assert re.search(reason, report.left_alone["1"])
+    assert str(report).count("\n") == 3 + bool(report.hint)  # a line for each
+    assert type(model[1]) is make
+    assert model[1].training is training
+
+
+def test_what_is_not_mish_can_be_forced() -> None:
+    report = convert(nn.Sequential(HardMish(), MiSh()), (HardMish, MiSh))
+    assert list(report.changed.values()) == [(HardMish, mish_cuda.Mish), (MiSh, mish_cuda.Mish)]
+    assert report.retrain == ["0"]
+
+
+@pytest.mark.parametrize(
+    "context",
+    [torch.no_grad, torch.inference_mode, lambda: torch.device("meta"), override_torch],
+    ids=["no_grad", "inference_mode", "meta", "override_torch"],
+)
+def test_trying_out_within(context: Callable[[], Any]) -> None:
+    with context():
+        report = convert(nn.Sequential(MiSh(), HardMish()))
+    assert list(report.changed) == ["0"]
+    assert "has the slope" in report.left_alone["1"]
+
+
+# --- What cannot be replaced ---
+
+
+def compiled_in_place() -> nn.Module:
+    layer = nn.Mish()
+    layer.compile(backend="eager")
+    return layer
+
+
+def with_a_forward_of_its_own() -> nn.Module:
+    layer: Any = nn.Mish()
+    layer.forward = F.mish
+    return layer  # type: ignore[no-any-return]
+
+
+OBSTACLES: dict[str, tuple[Callable[[], Any], str]] = {
+    "parameters": (nn.PReLU, "'1' .*PReLU.* has parameters or buffers"),
+    "buffers": (lambda: nn.BatchNorm2d(4, affine=False), "has parameters or buffers"),
+    "forward": (with_a_forward_of_its_own, "has a forward of its own"),
+    "compiled": (lambda: torch.compile(nn.Mish(), backend="eager"), "'1._orig_mod' .*compiled by"),
+    "compiled in place": (compiled_in_place, "is compiled by itself"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), OBSTACLES.values(), ids=OBSTACLES)
+def test_what_cannot_be_replaced(make: Callable[[], Any], message: str) -> None:
+    """An error that leaves the model as it was, and a way around it."""
+    model = nn.Sequential(nn.Mish(), make(), nn.Mish())
+    layers, classes = list(model.modules()), (nn.Mish, nn.PReLU, nn.BatchNorm2d)
+    with pytest.raises(ValueError, match=f"{message}.*Or leave it out with `where`"):
+        convert(model, classes)
+    assert list(model.modules()) == layers
+    convert(model, classes, where=lambda name, _: not name.startswith("1"))
+    assert [type(layer) is mish_cuda.Mish for layer in model] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    "script", [torch.jit.script, lambda model: torch.jit.trace(model, torch.ones(3))]
+)
+def test_torchscript(script: Callable[[nn.Module], nn.Module]) -> None:
+    scripted = script(nn.Sequential(nn.Mish()))
+    for function in (convert, revert):
+        with pytest.raises(TypeError, match=r"TorchScript.*before torch\.jit\.script"):
+            function(scripted)
+    report = convert(nn.Sequential(nn.Mish(), scripted, script(nn.Mish())))
+    assert list(report.changed) == ["0"]
+    assert list(report.left_alone) == ["2", "1.0"]
+    assert all("is TorchScript" in reason for reason in report.left_alone.values())
+
+
+MODULE, CLASS = r"expected a torch\.nn\.Module, got", "expected `from_` to be a subclass"
+ITSELF = r"one activation, .*Use (mish_cuda|torch\.nn)\.Mish\(\)"
+WRONG: list[tuple[Callable[..., Any], type[Exception], str, dict[str, Any]]] = [
+    (convert, TypeError, MODULE, {"model": {}}),
+    (convert, TypeError, MODULE, {"model": nn.Mish}),
+    (revert, TypeError, MODULE, {"model": nn.Mish}),
+    (convert, TypeError, CLASS, {"from_": nn.Mish()}),
+    (convert, TypeError, CLASS, {"from_": (nn.Mish, "ReLU")}),
+    (convert, TypeError, CLASS, {"from_": [nn.Mish]}),
+    (convert, TypeError, CLASS, {"from_": int}),
+    (convert, TypeError, "expected `where` to be a pattern or a function", {"where": ["stem.*"]}),
+    (revert, ValueError, r"expected `to` to be None or torch\.nn\.Mish", {"to": nn.ReLU}),
+    (revert, ValueError, r"expected `to` to be None or torch\.nn\.Mish", {"to": nn.Mish()}),
+    (convert, ValueError, ITSELF, {"model": MiSh()}),
+    (convert, ValueError, ITSELF, {"model": MadeOfLayersMish()}),
+    (convert, ValueError, ITSELF, {"model": Activation()}),
+    (convert, ValueError, ITSELF, {"model": nn.ReLU(), "from_": nn.ReLU}),
+    (revert, ValueError, ITSELF, {"model": mish_cuda.Mish()}),
+]
+
+
+@pytest.mark.parametrize(("function", "error", "message", "arguments"), WRONG)
+def test_wrong_arguments(
+    function: Callable[..., Any], error: type[Exception], message: str, arguments: dict[str, Any]
+) -> None:
+    with pytest.raises(error, match=message):
+        function(**{"model": Branches(), **arguments})
+
+
+def test_an_activation_with_nothing_to_replace() -> None:
+    assert convert(mish_cuda.Mish()) == convert(HardMish()) == mish_cuda.Conversion()
+
+
+def test_an_error_on_the_way_changes_nothing() -> None:
+    def where(name: str, _: Any) -> bool:
+        if name == "named.act":
+            raise KeyError(name)
+        return True
+
+    model = Branches()
+    layers = list(model.modules())
+    with pytest.raises(KeyError):
+        convert(model, where=where)
+    assert list(model.modules()) == layers
+    convert(model)
+    model.act.forward = F.mish
+    layers = list(model.modules())
+    with pytest.raises(ValueError, match="'act' has a forward of its own"):
+        revert(model)
+    assert list(model.modules()) == layers
+
+
+def test_report() -> None:
+    report = convert(nn.Sequential(nn.Mish(), nn.ReLU(), HardMish()), (nn.Mish, nn.ReLU))
+    _, mish, relu, _, hard_mish, retrain, retrained = str(report).splitlines()
+    assert re.fullmatch(r" *0: torch\.nn\.\S*Mish -> mish_cuda\.Mish", mish)
+    assert re.fullmatch(r" *1: torch\.nn\.\S*ReLU -> mish_cuda\.Mish", relu)
+    assert hard_mish.strip() == f"2: {report.left_alone['2']}"
+    assert "train the model again" in retrain
+    assert retrained.strip() == "1"

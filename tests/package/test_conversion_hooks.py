@@ -1,0 +1,194 @@
+"""Hooks of the layers that are converted: those of torch, and those of accelerate."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lookalikes import COPIES, Branches, InCode, MiSh, assert_same_function, is_ours, results
+from torch import Tensor, fx, nn
+
+from mish_cuda import convert, revert
+
+Register = Callable[[nn.Module, Callable[..., None]], Any]
+HOOKS: dict[str, Register] = {
+    "forward": lambda m, f: m.register_forward_hook(f),
+    "forward, with kwargs": lambda m, f: m.register_forward_hook(f, with_kwargs=True),
+    "forward, always": lambda m, f: m.register_forward_hook(f, always_call=True),
+    "forward pre": lambda m, f: m.register_forward_pre_hook(f),
+    "forward pre, with kwargs": lambda m, f: m.register_forward_pre_hook(f, with_kwargs=True),
+    "backward": lambda m, f: m.register_full_backward_hook(f),
+    "backward pre": lambda m, f: m.register_full_backward_pre_hook(f),
+    "state_dict": lambda m, f: m.register_state_dict_post_hook(f),
+    "state_dict pre": lambda m, f: m.register_state_dict_pre_hook(f),
+    "load_state_dict": lambda m, f: m.register_load_state_dict_post_hook(f),
+    "load_state_dict pre": lambda m, f: m.register_load_state_dict_pre_hook(f),
+}
+
+
+def use(model: nn.Module) -> None:
+    """Whatever makes a hook run."""
+    model(torch.randn(2, 4, requires_grad=True)).sum().backward()
+    model.load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize("register", HOOKS.values(), ids=HOOKS)
+def test_hooks_stay(register: Register) -> None:
+    """They run as often as before and are given the layer that is there; their handles work."""
+    model: Any = nn.Sequential(nn.Linear(4, 4), nn.Mish())
+    original = model[1]
+    calls: list[nn.Module] = []
+    handle = register(original, lambda module, *_: calls.append(module))
+    convert(model)
+    assert calls == []
+    use(model)
+    assert calls == [model[1]]
+    later = register(model[1], lambda module, *_: calls.append(module))
+    revert(model)
+    use(model)
+    assert calls[1:] == [original, original]
+    convert(model)
+    handle.remove()
+    later.remove()
+    use(model)
+    assert len(calls) == 3
+
+
+def test_hooks_keep_their_order_and_may_change_values() -> None:
+    """One that is always called is so after an error, too."""
+    model: Any = nn.Sequential(nn.Mish())
+    calls: list[int] = []
+    model[0].register_forward_pre_hook(lambda _, args: (args[0] + 1,))
+    model[0].register_forward_hook(lambda _, args, y: y * 2)
+    model[0].register_forward_hook(lambda _, args, y: y + 1, prepend=True)
+    model[0].register_forward_hook(lambda *_: calls.append(1), always_call=True)
+    x = torch.randn(5)
+    expected = model(x)
+    convert(model)
+    torch.testing.assert_close(model(x), expected)
+    with pytest.raises(TypeError):
+        model("no tensor")
+    assert len(calls) == 3
+
+
+def double(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    return 2 * output
+
+
+def note(module: Any, *_: Any) -> None:
+    module.noted = True
+
+
+@COPIES
+def test_hooks_of_copies(copied: Callable[[nn.Module], Any]) -> None:
+    model: Any = nn.Sequential(nn.Mish())
+    model[0].register_forward_hook(double)
+    model[0].register_load_state_dict_pre_hook(note)
+    convert(model)
+    x = torch.randn(3)
+    for other in (copied(model), copied(copied(model))):
+        for change in (lambda model: None, revert):
+            change(other)
+            torch.testing.assert_close(other(x), 2 * F.mish(x))
+            other[0].noted = False
+            other.load_state_dict({})
+            assert other[0].noted
+
+
+# --- Accelerate ---
+
+
+class Hook:
+    """As accelerate.hooks.ModelHook: it is given the module and what comes out."""
+
+    def __init__(self) -> None:
+        self.calls: list[nn.Module] = []
+
+    def post_forward(self, module: nn.Module, output: Any) -> Any:
+        self.calls.append(module)
+        return output
+
+
+def add_hook_to_module(module: Any, hook: Any) -> Any:
+    """As in accelerate, which puts a forward into the instance."""
+    old_forward = module._old_forward if hasattr(module, "_hf_hook") else module.forward
+    module._old_forward = old_forward
+    module._hf_hook = hook
+
+    def new_forward(module: Any, *args: Any, **kwargs: Any) -> Any:
+        return module._hf_hook.post_forward(module, module._old_forward(*args, **kwargs))
+
+    module.forward = functools.update_wrapper(functools.partial(new_forward, module), old_forward)
+    return module
+
+
+def remove_hook_from_module(module: Any) -> Any:
+    del module._hf_hook, module._old_forward, module.forward
+    return module
+
+
+@pytest.fixture
+def accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+    hooks: Any = ModuleType("accelerate.hooks")
+    hooks.add_hook_to_module = add_hook_to_module
+    hooks.remove_hook_from_module = remove_hook_from_module
+    monkeypatch.setitem(sys.modules, "accelerate.hooks", hooks)
+
+
+@pytest.mark.parametrize("make", [nn.Mish, MiSh])
+@pytest.mark.usefixtures("accelerate")
+def test_dispatched_by_accelerate(make: type[nn.Module]) -> None:
+    """Its hooks run for the layers that are there, and for each call once."""
+    model: Any = Branches(make)
+    before = results(model)
+    hook = Hook()
+    for module in list(model.modules()):
+        add_hook_to_module(module, hook)
+    assert len(convert(model).changed) == 5
+    assert hook.calls == []
+    assert_same_function(before, model)  # a copy
+    model(torch.randn(2, 4))
+    assert hook.calls.count(model.act) == 2
+    assert set(hook.calls) <= {*model.modules()}
+    other = copy.deepcopy(model)
+    revert(other)
+    assert_same_function(before, other)
+    assert "_hf_hook" in vars(other.act)
+    remove_hook_from_module(model.act)
+    revert(model)  # what was taken away since stays away
+    assert not {"_hf_hook", "_old_forward", "forward"} & vars(model.act).keys()
+    assert_same_function(before, model)
+
+
+@pytest.mark.usefixtures("accelerate")
+def test_dispatched_after_conversion() -> None:
+    model: Any = nn.Sequential(nn.Mish())
+    convert(model)
+    hook = Hook()
+    add_hook_to_module(model[0], hook)
+    for to in (None, nn.Mish):
+        other = copy.deepcopy(model)
+        other[0]._hf_hook = hook
+        revert(other, to=to)
+        other(torch.ones(3))
+        assert hook.calls == [other[0]]
+        hook.calls.clear()
+
+
+@pytest.mark.usefixtures("accelerate")
+def test_graphs_dispatched_by_accelerate_are_left_alone() -> None:
+    """It puts its forward into the class, which a change of the graph would undo."""
+    traced = fx.symbolic_trace(InCode())
+    add_hook_to_module(traced, Hook())
+    report = convert(traced)
+    assert "accelerate.hooks.remove_hook_from_module" in report.left_alone["graph.mish"]
+    remove_hook_from_module(traced)
+    convert(traced)
+    assert is_ours(traced)

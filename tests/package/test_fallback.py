@@ -1,0 +1,366 @@
+"""Without compiled kernels: the same values, limits and gradients, and the reason is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch._C import DispatchKey, DispatchKeySet
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import mish_cuda
+import reference
+from conftest import EAGER, needs_extension
+from mish_cuda._extension import C
+from project import copy_sources
+
+PACKAGE = Path(mish_cuda.__file__).parent
+
+# Tells what happens in a fresh interpreter. Numbers travel as text that keeps every bit.
+SCRIPT = """
+import json, sys, warnings
+import torch
+before = set(sys.modules)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import mish_cuda
+    from mish_cuda._extension import REASON, REMEDY
+imported = sorted(set(sys.modules) - before)
+
+x = torch.tensor(list(map(float, sys.argv[1:])), dtype=torch.float64).requires_grad_()
+y = mish_cuda.mish(x)
+(slope,) = torch.autograd.grad(y, x, torch.ones_like(y), create_graph=True)
+(curvature,) = torch.autograd.grad(slope, x, torch.ones_like(y))
+layer = torch.nn.Sequential(mish_cuda.Mish(), mish_cuda.MishCuda(inplace=True))
+detached = x.detach()
+print(json.dumps({
+    "backend": mish_cuda.backend(x),
+    "file": mish_cuda.__file__,
+    "warnings": [[w.category.__name__, str(w.message)] for w in caught],
+    "reason": REASON,
+    "remedy": REMEDY,
+    "imported": imported,
+    "results": [list(map(repr, t.tolist())) for t in (y, slope, curvature)],
+    "same": [
+        torch.equal(layer(detached.clone()), mish_cuda.mish(mish_cuda.mish(detached))),
+        torch.equal(mish_cuda.mish(detached, out=torch.empty(0).double()), y),
+        torch.equal(mish_cuda.mish_(detached.clone()), y),
+        torch.equal(mish_cuda.mish_backward(detached, torch.ones_like(y)), slope),
+    ],
+}))
+"""
+POINTS = [-1e300, -800.0, -100.0, -20.0, -1.0, -0.0, 0.0, 0.5, 3.0, 25.0, 710.0, 1e300]
+POINTS += [-float("inf"), float("inf")]
+
+
+def run(*program: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Python on a program, in a folder whose packages it imports; a user's own folder."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MISH_CUDA")}
+    env |= {"PYTHONPATH": str(cwd), "HOME": str(cwd), **options.pop("env", {})}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    return subprocess.run([sys.executable, *program], cwd=cwd, env=env, check=False, **options)
+
+
+def tell(packages: Path, **env: str) -> dict[str, Any]:
+    """What the script tells when mish_cuda is imported from that folder."""
+    done = run("-c", SCRIPT, *map(repr, POINTS), cwd=packages, env=env)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert Path(result["file"]).parent == packages / "mish_cuda"
+    # DTensor and the compiler take a second to import.
+    heavy = ("torch._dynamo", "torch._inductor", "torch.distributed.tensor", "onnx", "numpy")
+    heavy += ("mish_cuda.diagnostics", "mish_cuda.selfcheck")
+    assert [name for name in result["imported"] if name.startswith(heavy)] == []
+    return result
+
+
+def python_only(folder: Path) -> Path:
+    """A copy of the package as MISH_CUDA_BUILD=none installs it."""
+    copy = folder / "mish_cuda"
+    copy.mkdir(parents=True)
+    for file in (*PACKAGE.glob("*.py"), *PACKAGE.glob("*.csv")):
+        shutil.copy(file, copy)
+    (copy / "_without_kernels.py").touch()
+    return folder
+
+
+def module_that_says(
+    folder: Path, suffix: str = EXTENSION_SUFFIXES[0], **facts: str | None
+) -> Path:
+    """A copy of the package with a compiled module that holds facts of its build, and no code."""
+    package = python_only(folder) / "mish_cuda"
+    (package / "_without_kernels.py").unlink()
+    told = {"python": EXTENSION_SUFFIXES[0], "torch": torch.__version__, **facts}
+    (package / f"_C{suffix}").write_bytes(f"mish_cuda facts: {json.dumps(told)}\0".encode())
+    return folder
+
+
+def lost(folder: Path) -> Path:
+    (python_only(folder) / "mish_cuda" / "_without_kernels.py").unlink()
+    return folder
+
+
+def damaged(folder: Path) -> Path:
+    module = module_that_says(folder) / "mish_cuda" / f"_C{EXTENSION_SUFFIXES[0]}"
+    module.write_bytes(module.read_bytes()[:40])
+    return folder
+
+
+def link_to_nowhere(folder: Path) -> Path:
+    (lost(folder) / "mish_cuda" / f"_C{EXTENSION_SUFFIXES[0]}").symlink_to(folder / "nowhere")
+    return folder
+
+
+def unbuilt(folder: Path) -> Path:
+    """A source folder in which nothing was built, with a space in its name."""
+    return copy_sources(folder / "a clone")
+
+
+OTHER = ".cpython-399-nowhere.so"
+REBUILD = "pip install --no-build-isolation --no-cache-dir"
+
+# What makes each state, and what is told: a reason, and remedies where it is not meant to be so.
+States = dict[str, tuple[Callable[[Path], Path], list[str]]]
+MEANT: States = {
+    "built without kernels": (python_only, ["MISH_CUDA_BUILD=none"]),
+    "switched off": (lambda folder: PACKAGE.parent, ["MISH_CUDA_EAGER"]),
+}
+UNUSABLE: States = {
+    "of another torch": (
+        lambda folder: module_that_says(folder, torch="2.5.1"),
+        ["torch 2.5.1", f"torch {torch.__version__}", REBUILD],
+    ),
+    "of another nightly": (
+        lambda folder: module_that_says(folder, torch="2.99.0.dev20990101"),
+        ["compiled for torch 2.99.0.dev20990101", REBUILD],
+    ),
+    "of another Python": (lambda folder: module_that_says(folder, OTHER), [OTHER, REBUILD]),
+    "renamed from another Python": (
+        lambda folder: module_that_says(folder, python=OTHER),
+        ["another Python", OTHER, REBUILD],
+    ),
+    "lost": (lost, ["there is no compiled extension for this Python", REBUILD]),
+    "damaged": (damaged, ["is damaged", REBUILD]),
+    "a link to nowhere": (
+        link_to_nowhere,
+        [f"for this Python ({EXTENSION_SUFFIXES[0]}) in ", REBUILD],
+    ),
+    "no machine code": (module_that_says, ["it cannot be loaded", REBUILD]),
+    "unbuilt": (
+        unbuilt,
+        ["in which nothing was built", "--no-build-isolation -e '", "start Python in another"],
+    ),
+}
+
+
+@pytest.mark.parametrize("state", [*MEANT, *UNUSABLE])
+def test_fallback(tmp_path: Path, state: str) -> None:
+    """Everything works, and the reason is told once, unless somebody asked for it."""
+    make, told = {**MEANT, **UNUSABLE}[state]
+    result = tell(make(tmp_path), MISH_CUDA_EAGER="1" if state == "switched off" else "0")
+    assert result["backend"] == "eager"
+    assert "torch.onnx" not in result["imported"]
+    assert told[0] in result["reason"]
+    assert (result["remedy"] is None) == (state in MEANT)
+    if state in MEANT:
+        assert result["warnings"] == []
+    else:
+        ((category, message),) = result["warnings"]
+        assert category == "RuntimeWarning"
+        assert all(words in message for words in told)
+    assert all(result["same"])
+    x = torch.tensor(POINTS, dtype=torch.float64)
+    for order, texts in enumerate(result["results"]):
+        got = torch.tensor(list(map(float, texts)), dtype=torch.float64)
+        torch.testing.assert_close(got, reference.exact(x, order)[0], rtol=2e-15, atol=1e-15)
+        assert order > 0 or torch.equal(got.signbit(), x.signbit())
+
+
+@needs_extension
+@pytest.mark.parametrize(("value", "eager"), [("true", True), ("False", False), ("off", False)])
+def test_the_switch_takes_words(value: str, eager: bool) -> None:
+    assert (tell(PACKAGE.parent, MISH_CUDA_EAGER=value)["backend"] == "eager") is eager
+
+
+@needs_extension
+def test_the_extension_is_used_silently() -> None:
+    """torch.onnx has to be told of the op; it takes 1 % of what torch does to import."""
+    told = tell(PACKAGE.parent, MISH_CUDA_EAGER="0")
+    assert (told["backend"], told["warnings"]) == ("cpu", [])
+    assert "torch.onnx" in told["imported"]
+
+
+@needs_extension
+def test_a_source_folder_borrows_no_kernels(tmp_path: Path) -> None:
+    """Of another one that is installed editable, whose finder answers for every submodule."""
+    (tmp_path / "sitecustomize.py").write_text(f"""
+import sys
+from importlib.util import spec_from_file_location
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == 'mish_cuda._C':
+            return spec_from_file_location(name, {getattr(C, "__file__", "")!r})
+sys.meta_path.append(Finder)
+""")
+    folder = unbuilt(tmp_path)
+    told = tell(folder, PYTHONPATH=f"{folder}{os.pathsep}{tmp_path}")
+    assert told["backend"] == "eager"
+    assert len(told["warnings"]) == 1
+
+
+@pytest.mark.parametrize("command", ["mish_cuda", "benchmarks run --only kernels"])
+def test_commands_in_an_unbuilt_source_folder(tmp_path: Path, command: str) -> None:
+    folder = unbuilt(tmp_path)
+    done = run("-m", *command.split(), cwd=folder)
+    told = " ".join((done.stdout + done.stderr).split())
+    assert "in which nothing was built" in told
+    assert "pip install --no-build-isolation -e" in told
+    assert "start Python in another folder" in told
+    assert done.returncode == (0 if command == "mish_cuda" else 2)
+    assert not [*folder.glob("mish_benchmark*")]
+
+
+def test_in_an_archive_the_remedy_is_to_unpack_it(tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "packages"), "zip", lost(tmp_path / "unpacked"))
+    script = "import mish_cuda; print(mish_cuda.mish(mish_cuda.functional.torch.ones(1)))"
+    done = run("-c", script, cwd=tmp_path, env={"PYTHONPATH": archive})
+    assert "0.8651" in done.stdout
+    assert f"no compiled extension from {archive}. Unpack it into a folder" in done.stderr
+
+
+SECOND_COPY = """
+import sys, warnings
+sys.path.insert(0, sys.argv[1])
+import mish_cuda
+first = mish_cuda.__file__
+for name in [name for name in sys.modules if name.partition(".")[0] == "mish_cuda"]:
+    del sys.modules[name]
+sys.path.insert(0, sys.argv[2])
+with warnings.catch_warnings(record=True) as caught:
+    import mish_cuda
+assert mish_cuda.__file__ != first
+print(*(warning.message for warning in caught))
+"""
+
+
+@needs_extension
+def test_ops_of_another_copy_are_told(tmp_path: Path) -> None:
+    assert C is not None
+    shutil.copy(str(C.__file__), python_only(tmp_path) / "mish_cuda")
+    done = run("-c", SECOND_COPY, str(PACKAGE.parent), str(tmp_path), cwd=tmp_path)
+    assert f"{C.__file__} is in this process already" in done.stdout
+    assert "Start a new process" in done.stdout
+
+
+IMPORTED_AGAIN = """
+import sys, warnings
+warnings.simplefilter("error")
+import torch
+import mish_cuda
+old = mish_cuda
+for name in [name for name in sys.modules if name.partition(".")[0] == "mish_cuda"]:
+    del sys.modules[name]
+import mish_cuda
+assert mish_cuda is not old
+x = torch.linspace(-3, 3, 7)
+slopes = [torch.func.vmap(torch.func.grad(module.mish))(x) for module in (old, mish_cuda)]
+assert torch.equal(*slopes)
+print(mish_cuda.backend(x), mish_cuda.mish(x.requires_grad_()).grad_fn.name())
+"""
+
+
+@needs_extension
+def test_imported_again_it_works() -> None:
+    """As reloaders do that drop it from sys.modules."""
+    done = run("-c", IMPORTED_AGAIN, cwd=PACKAGE.parent)
+    assert (done.returncode, done.stdout.strip()) == (0, "cpu MishCudaBackward"), done.stderr
+
+
+# --- Devices that no kernel was written for, with the extension in place ---
+
+ELSEWHERE = DispatchKeySet(DispatchKey.PrivateUse1)
+
+
+@needs_extension
+@pytest.mark.parametrize(
+    ("name", "operands"),
+    [("mish", 1), ("mish_", 1), ("mish_backward", 2), ("mish_double_backward", 3)],
+)
+def test_other_devices_compute_eagerly(name: str, operands: int, dtype: torch.dtype) -> None:
+    """The kernel that a device without one of its own gets, called on memory at hand."""
+    args = [reference.samples(dtype, 50).clone() for _ in range(operands)]
+    expected = getattr(EAGER, name.rstrip("_"))(*args)
+    result = getattr(torch.ops.mish_cuda, name).default.redispatch(ELSEWHERE, *args)
+    assert reference.same_bits(result, expected)
+    assert (result is args[0]) == (name == "mish_")
+
+
+@needs_extension
+def test_other_devices_write_to_out() -> None:
+    x, out = torch.randn(9), torch.empty(9)
+    assert torch.ops.mish_cuda.mish.out.redispatch(ELSEWHERE, x, out=out) is out
+    assert reference.same_bits(out, EAGER.mish(x))
+
+
+@needs_extension
+def test_other_devices_have_a_kernel_of_every_op() -> None:
+    names = [n for n in torch._C._dispatch_get_all_op_names() if n.startswith("mish_cuda::")]
+    assert len(names) == 7
+    for name in names:
+        for device in ("MPS", "XPU", "PrivateUse1", "CUDA"):
+            assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(name, device)
+
+
+# --- CUDA tensors, where the build fell back to the CPU ---
+
+NO_NVCC, INSTALL = "torch is for CUDA 13.0, but no nvcc was found", "Install one"
+
+
+@needs_extension
+@pytest.mark.parametrize(
+    ("cuda", "reason", "remedy", "warns"),
+    [
+        ("13.0", NO_NVCC, INSTALL, True),
+        ("13.0", "MISH_CUDA_BUILD=cpu", None, False),
+        (None, NO_NVCC, INSTALL, False),
+    ],
+    ids=["fell back", "for the CPU, as asked", "no longer on CUDA"],
+)
+def test_a_gpu_in_use_by_nobody_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, cuda: str | None, reason: str, remedy: str | None, warns: bool
+) -> None:
+    """Fake CUDA tensors, given to the kernel that they get without a kernel of their own."""
+    from mish_cuda import _registration  # which needs the ops
+
+    monkeypatch.setattr(_registration, "FACTS", {"reason": reason, "remedy": remedy})
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    _registration._tell_of_cuda.cache_clear()
+    ops = torch.ops.mish_cuda
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ops.mish.default.redispatch(ELSEWHERE, torch.ones(3))
+        assert caught == []  # not of a CPU tensor, nor at import
+        with FakeTensorMode():
+            x = torch.ones(3, device="cuda")
+            for _ in range(2):
+                ops.mish.default.redispatch(ELSEWHERE, x)
+                ops.mish_backward.default.redispatch(ELSEWHERE, x, x)
+    _registration._tell_of_cuda.cache_clear()
+    told = [str(warning.message) for warning in caught]
+    assert len(told) == warns
+    for words in ("CUDA tensors", reason, remedy, "MISH_CUDA_BUILD=cuda", "pip install"):
+        assert all(str(words) in text for text in told)
+
+
+def test_backend_of_other_devices() -> None:
+    assert mish_cuda.backend(torch.empty(1, device="meta")) == "eager"

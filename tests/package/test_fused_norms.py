@@ -1,0 +1,330 @@
+"""``convert(..., fuse_norms=True)``: the pairs it finds, and that Mish is computed once in each."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+import mish_cuda
+from conftest import needs_extension
+
+
+class Conv(nn.Module):
+    """The block of YOLO's code."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(before, after, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(after)
+        self.act = nn.Mish(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(self.conv(x)))  # type: ignore[no-any-return]
+
+    def forward_fuse(self, x: Tensor) -> Tensor:
+        return self.act(self.conv(x))  # type: ignore[no-any-return]
+
+    def fuse(self) -> None:
+        self.conv = fuse_conv_bn_eval(self.conv, self.bn)
+        del self.bn
+        self.forward = self.forward_fuse  # type: ignore[method-assign]
+
+
+def network() -> nn.Sequential:
+    model = nn.Sequential(
+        Conv(3, 8), nn.Sequential(nn.Conv2d(8, 8, 3), nn.GroupNorm(2, 8), nn.Mish()), Conv(8, 6)
+    )
+    for layer in model.modules():
+        if isinstance(layer, (nn.BatchNorm2d, nn.GroupNorm)):
+            nn.init.normal_(layer.weight, 1, 0.2)
+            nn.init.normal_(layer.bias)
+    return model
+
+
+X = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(3))
+
+
+def converted() -> tuple[nn.Sequential, nn.Sequential]:
+    """A network with fused pairs, and one as it was."""
+    model = network()
+    before = copy.deepcopy(model)
+    mish_cuda.convert(model, fuse_norms=True)
+    assert fused(model) == 3
+    return model, before
+
+
+def fused(model: nn.Module) -> int:
+    """The pairs that are one."""
+    return sum(
+        bool(p.holds()) for p in {getattr(m, "_pair", None) for m in model.modules()} - {None}
+    )
+
+
+def check(model: Callable[[Tensor], Tensor], expected: nn.Module) -> None:
+    """Values, in this mode, and gradients."""
+    torch.testing.assert_close(model(X), expected(X), rtol=1e-4, atol=1e-5)
+
+
+def test_report_and_revert() -> None:
+    model = network()
+    before = copy.deepcopy(model)
+    ids = {name: id(t) for name, t in model.state_dict(keep_vars=True).items()}
+    layers = [type(m) for m in model.modules()]
+    report = mish_cuda.convert(model, fuse_norms=True)
+    assert report.changed["0.bn"] == (nn.BatchNorm2d, mish_cuda.BatchNormMish2d)
+    assert report.changed["1.1"] == (nn.GroupNorm, mish_cuda.GroupNormMish)
+    assert not report.left_alone
+    assert not report.retrain
+    assert {name: id(t) for name, t in model.state_dict(keep_vars=True).items()} == ids
+    for mode in (True, False):
+        check(model.train(mode), before.train(mode))
+    assert not mish_cuda.convert(model, fuse_norms=True).changed
+    assert len(mish_cuda.revert(model.train()).changed) == 6
+    assert [type(m) for m in model.modules()] == layers
+    check(model, before.train())
+    assert all(m.training for m in model.modules())
+
+
+def test_not_without_being_asked() -> None:
+    model = network()
+    mish_cuda.convert(model)
+    assert not any(isinstance(m, mish_cuda.BatchNormMish2d) for m in model.modules())
+    # Later is as good, and revert goes back to the first.
+    assert len(mish_cuda.convert(model, fuse_norms=True).changed) == 3
+    assert fused(model) == 3
+    mish_cuda.revert(model, to=nn.Mish)
+    assert {type(m) for m in model.modules()} >= {nn.Mish, nn.BatchNorm2d, nn.GroupNorm}
+
+
+@needs_extension
+def test_one_tensor_less_is_saved() -> None:
+    sizes = []
+    for model in converted():
+        saved: list[Tensor] = []
+
+        def keep(t: Tensor, saved: list[Tensor] = saved) -> Tensor:
+            saved.append(t)
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            model(X)
+        sizes.append(sum({t.data_ptr(): t.nbytes for t in saved}.values()))
+    of_norms = (2 * 8 * 81 + 2 * 8 * 49 + 2 * 6 * 49) * 4
+    assert sizes[1] - sizes[0] >= of_norms - 4 * 3 * 8 * 22
+
+
+class Forward(nn.Module):
+    """A module with `norm` and `act`, and the code that uses them."""
+
+    def __init__(
+        self, forward: Callable[[Any, Tensor], Tensor], norm: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3) if norm is None else norm
+        self.act = nn.Mish()
+        self.code = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.code(self, x)
+
+
+FED = [
+    (True, lambda m, x: m.act(m.norm(x))),
+    (True, lambda m, x: m.norm(x).tanh() if x is None else m.act(m.norm(x)) + 1),
+    (False, lambda m, x: m.act(m.norm(x) + x)),
+    (False, lambda m, x: m.norm(m.act(x))),
+    (False, lambda m, x: (lambda z: m.act(z) + z)(m.norm(x))),  # something else sees the norm
+    (False, lambda m, x: m.act(m.act(m.norm(x)))),
+    (False, lambda m, x: m.act(m.norm(m.norm(x)))),
+    (False, lambda m, x: m.act(m.norm(x)) if m.training else m.norm(x)),
+    (False, lambda m, x: m.act(m.norm(x)) if x.sum() > 1e9 else m.norm(x)),  # not to be traced
+]
+
+
+@pytest.mark.parametrize(("expected", "forward"), FED)
+def test_norms_that_feed_mish_and_nothing_else(
+    expected: bool, forward: Callable[[Any, Tensor], Tensor]
+) -> None:
+    model = Forward(forward)
+    before = copy.deepcopy(model)
+    mish_cuda.convert(model, fuse_norms=True)
+    assert fused(model) == expected
+    for mode in (True, False):
+        check(model.train(mode), before.train(mode))
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.SyncBatchNorm(3), nn.InstanceNorm2d(3), nn.LayerNorm([9, 9]), nn.LazyBatchNorm2d()]
+)
+def test_other_norms_are_left_alone(norm: nn.Module) -> None:
+    model = nn.Sequential(norm, nn.Mish())
+    report = mish_cuda.convert(model, fuse_norms=True)
+    assert type(model[1]) is mish_cuda.Mish
+    assert type(norm).__name__ in report.left_alone["0"]
+
+
+def test_shared_layers() -> None:
+    act, norm = nn.Mish(), nn.BatchNorm2d(3)
+    model = nn.Sequential(
+        nn.Sequential(nn.BatchNorm2d(3), act),
+        nn.Sequential(nn.Conv2d(3, 3, 1), act),
+        nn.Sequential(norm, nn.Mish()),
+        nn.Sequential(norm, nn.Tanh()),
+    )
+    before = copy.deepcopy(model)
+    report = mish_cuda.convert(model, fuse_norms=True)
+    assert "several places" in report.left_alone["2.0"]
+    assert fused(model) == 1
+    check(model, before)
+
+
+@pytest.mark.parametrize("layer", ["bn", "act"])
+@pytest.mark.parametrize("late", [False, True])
+def test_hooks_stop_the_pair(layer: str, late: bool) -> None:
+    model = Conv(3, 8)
+    before = copy.deepcopy(model)
+    seen: list[Tensor] = []
+    if late:
+        mish_cuda.convert(model, fuse_norms=True)
+    handle = model.get_submodule(layer).register_forward_hook(
+        lambda m, x, y: seen.append(y.clone())
+    )
+    if not late:
+        report = mish_cuda.convert(model, fuse_norms=True)
+        assert "hooks" in report.left_alone["bn"]
+    check(model, before)
+    expected = before.bn(before.conv(X))
+    torch.testing.assert_close(seen[0], expected if layer == "bn" else F.mish(expected))
+    handle.remove()
+    assert fused(model) == late
+    check(model, before)
+
+
+def test_conv_and_norm_merged() -> None:
+    model, before = converted()
+    model.eval()
+    before.eval()
+    for block in (model[0], model[2]):
+        block.fuse()
+    check(model, before)
+    mish_cuda.revert(model)
+    check(model, before)
+
+
+def test_sync_batch_norm() -> None:
+    model, before = converted()
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    check(model.eval(), before.eval())
+    assert fused(model) == 1
+    # In a module that was put together anew, too.
+    block = Conv(3, 8)
+    before = copy.deepcopy(block)
+    mish_cuda.convert(block, fuse_norms=True)
+    anew = nn.Sequential(*block.children())
+    del block
+    check(nn.SyncBatchNorm.convert_sync_batchnorm(anew).eval(), before.eval())
+
+
+def test_layers_replaced_or_moved() -> None:
+    model, before = converted()
+    model[0].bn, before[0].bn = nn.Identity(), nn.Identity()
+    check(model, before)
+    model[1][2], before[1][2] = nn.Tanh(), nn.Tanh()
+    check(model, before)
+    model[2].act, before[2].act = nn.Identity(), nn.Identity()
+    check(model, before)
+    model, before = converted()
+    check(nn.Sequential(*[layer for block in model for layer in block.children()]), before)
+
+
+def test_copies_and_files() -> None:
+    model, before = converted()
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    for other in (copy.deepcopy(model), loaded, copy.deepcopy(loaded)):
+        assert fused(other) == 3
+        check(other, before)
+        other[0].bn = nn.Identity()  # its own pair, not the first one's
+        assert fused(other) == 2
+        assert fused(model) == 3
+    check(copy.deepcopy(model[1][2]), nn.Mish())  # by itself it is Mish
+    before.load_state_dict(model.state_dict())
+    model.load_state_dict(before.state_dict())
+    check(model, before)
+
+
+def test_traced_by_fx() -> None:
+    model, before = converted()
+    traced = torch.fx.symbolic_trace(model)
+    check(traced, before)
+    del model
+    check(traced, before)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_script(training: bool) -> None:
+    """Keeps what the pairs were when it was scripted, and leaves the model as it is."""
+    model, before = converted()
+    model.train(training)
+    before.train(training)
+    check(torch.jit.script(model), before)
+    assert fused(model) == 3
+    for broken in (model, before):
+        broken[0].bn = nn.Identity()
+        broken[2].act = nn.Identity()
+    check(torch.jit.script(model), before)
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(model), file)
+    file.seek(0)
+    check(torch.jit.load(file), before)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_compile(late: bool) -> None:
+    model, before = converted()
+    compiled = torch.compile(model, backend="aot_eager")
+    if late:
+        check(compiled, before)
+    model[0].bn.register_forward_hook(lambda m, x, y: None)
+    check(compiled, before)
+    model[2].bn, before[2].bn = nn.Identity(), nn.Identity()
+    check(compiled, before)
+    model.eval()
+    before.eval()
+    check(compiled, before)
+
+
+def test_gradients_and_steps() -> None:
+    models = converted()
+    results = []
+    for model in models:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(X).square().mean().backward()
+            optimizer.step()
+        results.append(model.state_dict())
+    for a, b in zip(*(r.values() for r in results), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_distributed_data_parallel(tmp_path: Any) -> None:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model, before = converted()
+        check(nn.parallel.DistributedDataParallel(model), before)
+        nn.parallel.DistributedDataParallel(model)(X).sum().backward()
+    finally:
+        dist.destroy_process_group()

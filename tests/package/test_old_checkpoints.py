@@ -1,0 +1,190 @@
+"""Models pickled by renamed copies of the old mish-cuda package."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import pickle
+import sys
+import threading
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from lookalikes import torch_save
+from torch import nn
+
+import mish_cuda
+import reference
+from mish_cuda import old_checkpoints
+from mish_cuda.old_checkpoints import NAMES
+
+EVERY_NAME = pytest.mark.parametrize("name", NAMES)
+TORCHS = [nn.Sequential, nn.Linear]
+
+
+def checkpoint(name: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> io.BytesIO:
+    """A file of a whole model whose activation is `name`.MishCuda, with no attribute of its own."""
+    layer = type("MishCuda", (nn.Module,), {"__module__": name})
+    file = io.BytesIO()
+    with monkeypatch.context() as patch:
+        parts = name.split(".")
+        for length in range(1, len(parts) + 1):
+            prefix = ".".join(parts[:length])
+            patch.setitem(sys.modules, prefix, ModuleType(prefix))
+        vars(sys.modules[name])["MishCuda"] = layer
+        torch.save(nn.Sequential(nn.Linear(3, 4), layer()), file, **options)
+    assert b"MishCuda" in file.getvalue()
+    assert b"inplace" not in file.getvalue()
+    file.seek(0)
+    return file
+
+
+def check_model(model: Any) -> None:
+    """A model as `checkpoint` wrote it, with the library's own layer in it, that works."""
+    linear, layer = model
+    assert type(layer) is mish_cuda.MishCuda
+    x = torch.randn(5, 3, requires_grad=True)
+    result = model(x)
+    assert reference.same_bits(result, mish_cuda.mish(linear(x)))
+    result.sum().backward()
+
+
+def state() -> tuple[set[str], set[str]]:
+    """What the whole process shares: the modules, and the names that count as safe."""
+    safe = torch.serialization.get_safe_globals()
+    return set(sys.modules), {entry[1] for entry in safe if type(entry) is tuple}
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+@EVERY_NAME
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_model_loads(name: str, zipped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And saved again, it loads without help."""
+    file = checkpoint(name, monkeypatch, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ModuleNotFoundError, match=name.split(".")[0]):
+        torch.load(file, weights_only=False)
+    file.seek(0)
+    with old_checkpoints():
+        model = torch.load(file, weights_only=False)
+    check_model(model)
+    check_model(torch_save(model))
+
+
+@EVERY_NAME
+def test_weights_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layer is allowed under its old name; torch's own classes are the caller's to allow."""
+    file = checkpoint(name, monkeypatch)
+    with old_checkpoints():
+        with pytest.raises(pickle.UnpicklingError, match=r"torch\.nn"):
+            torch.load(file, weights_only=True)
+        file.seek(0)
+        with torch.serialization.safe_globals(TORCHS):
+            check_model(torch.load(file, weights_only=True))
+
+
+def test_other_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = checkpoint("utils.vendored.mish", monkeypatch)
+    with old_checkpoints(), pytest.raises(ModuleNotFoundError):
+        torch.load(file, weights_only=False)
+    file.seek(0)
+    with old_checkpoints("utils.vendored.mish"):
+        check_model(torch.load(file, weights_only=False))
+
+
+@EVERY_NAME
+def test_what_else_the_old_package_had_is_there(name: str) -> None:
+    with old_checkpoints():
+        old = importlib.import_module(name)
+        for item in ("MishCuda", "MishCudaFunction", "mish_forward", "mish_backward"):
+            assert getattr(old, item) is getattr(mish_cuda, item)
+
+
+# --- What is left behind ---
+
+
+def test_nothing_is_left() -> None:
+    """Nor by an exception; and there are no warnings."""
+    before = state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with old_checkpoints():
+            assert set(sys.modules) - before[0] == {*NAMES, "mc", "mc.build", "mc.build.lib"}
+        assert state() == before
+        with pytest.raises(EOFError), old_checkpoints():
+            pickle.loads(b"")
+        assert state() == before
+
+
+def test_within_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The inner one takes nothing from the outer one."""
+    before = state()
+    with old_checkpoints():
+        with old_checkpoints():
+            pass
+        file = checkpoint(NAMES[0], monkeypatch)
+        with torch.serialization.safe_globals(TORCHS):
+            check_model(torch.load(file, weights_only=True))
+    assert state() == before
+
+
+def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = checkpoint(NAMES[1], monkeypatch).getvalue()
+    failures: list[Exception] = []
+
+    def load() -> None:
+        try:
+            for _ in range(20):
+                with old_checkpoints():
+                    torch.load(io.BytesIO(data), weights_only=False)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert not set(NAMES) & set(sys.modules)
+
+
+# --- Modules that are there ---
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A folder that modules are imported from, and forgotten."""
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in ("mish_mish", "mc"):
+        sys.modules.pop(name, None)
+
+
+def test_a_module_that_can_be_imported_is_used(folder: Path) -> None:
+    (folder / "mish_mish.py").write_text("MishCuda = int\n")
+    with old_checkpoints():
+        assert importlib.import_module("mish_mish").MishCuda is int
+    assert sys.modules["mish_mish"].MishCuda is int
+
+
+def test_a_build_that_fits_no_more_is_replaced(folder: Path) -> None:
+    (folder / "mish_mish.py").write_text("raise ImportError('undefined symbol: _ZN2at6Tensor')\n")
+    with old_checkpoints():
+        assert importlib.import_module("mish_mish").MishCuda is mish_cuda.MishCuda
+    assert "mish_mish" not in sys.modules
+
+
+def test_parents_that_can_be_imported_are_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "mc").mkdir()
+    (folder / "mc" / "__init__.py").write_text("there = True\n")
+    file = checkpoint("mc.build.lib.mish_mish", monkeypatch)
+    with old_checkpoints():
+        assert importlib.import_module("mc").there
+        check_model(torch.load(file, weights_only=False))
+    assert "mc.build" not in sys.modules

@@ -1,0 +1,304 @@
+"""Models as others write them: converted, copied, saved, traced, exported, and put back."""
+
+from __future__ import annotations
+
+import functools
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lookalikes import (
+    COPIES,
+    INFERENCE_ONLY,
+    NAMES,
+    RECOGNISED,
+    Branches,
+    Derived,
+    Functional,
+    InCode,
+    Mish,
+    Wrapper,
+    assert_same_function,
+    is_ours,
+    kinds,
+    results,
+    textbook,
+    timm_mish,
+)
+from torch import Tensor, fx, nn
+
+import mish_cuda
+from mish_cuda import convert, revert
+
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:`torch\.jit\.\w+` is deprecated", "ignore::DeprecationWarning"
+)
+
+
+class NormedLinear(nn.Linear):
+    """A linear layer that holds its activation, as that of TD-MPC2."""
+
+    def __init__(self, *args: int, act: nn.Module) -> None:
+        super().__init__(*args)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(F.linear(x, self.weight, self.bias))  # type: ignore[no-any-return]
+
+
+def tdmpc2() -> nn.Module:
+    act = nn.Mish(inplace=True)
+    return nn.Sequential(NormedLinear(4, 8, act=act), NormedLinear(8, 3, act=act))
+
+
+def yolo(make: Callable[[], nn.Module]) -> nn.Module:
+    layers = [("conv", nn.Conv2d(3, 4, 3)), ("bn", nn.BatchNorm2d(4)), ("activation", make())]
+    block = nn.Sequential()
+    for name, module in layers:  # as a file says
+        block.add_module(name, module)
+    return nn.Sequential(block)
+
+
+def diffusion_policy() -> nn.Module:
+    step = nn.Sequential(nn.Conv1d(3, 8, 3), nn.GroupNorm(4, 8), nn.Mish())
+    return nn.Sequential(step, nn.Sequential(nn.Mish(), nn.Linear(14, 3)))
+
+
+def transformer(activation: Any) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(4, 2, 8, 0.0, activation, batch_first=True)
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+
+TRANSFORMER = ["layers.0.activation", "layers.1.activation"]
+
+
+def mortal() -> nn.Module:
+    """A factory of activations is kept beside them, and stays."""
+    model: Any = nn.Sequential(nn.Linear(4, 4), nn.Mish(True))
+    model.actv = functools.partial(nn.Mish, inplace=True)
+    return model  # type: ignore[no-any-return]
+
+
+def own_mish(x: Tensor) -> Tensor:
+    return textbook(x)
+
+
+class LegacyMish(Derived):
+    pass
+
+
+Model = tuple[Callable[[], nn.Module], tuple[int, ...], list[str]]
+
+# By name what makes them, the shape of their input, and what is replaced.
+BLOCKS: dict[str, Model] = {
+    "branches": (Branches, (2, 4), NAMES),
+    "YOLO": (lambda: yolo(Mish), (2, 3, 8, 8), ["0.activation"]),
+    "ours already": (lambda: yolo(mish_cuda.MishCuda), (2, 3, 8, 8), []),
+    "Diffusion Policy": (diffusion_policy, (2, 3, 16), ["0.2", "1.0"]),
+    "TD-MPC2": (tdmpc2, (2, 4), ["0.act", "1.act"]),
+    "timm": (
+        lambda: nn.Sequential(nn.Linear(4, 4), Mish(inplace=True), Functional(timm_mish)),
+        (2, 4),
+        ["1", "2.function"],
+    ),
+    "Mortal": (mortal, (2, 4), ["1"]),
+    "Keras": (lambda: Functional(own_mish), (2, 4), ["function"]),
+    "MONAI": (lambda: Functional(LegacyMish.apply), (2, 4), ["function"]),
+}
+MORE: dict[str, Model] = {
+    "transformer": (lambda: transformer(nn.Mish()), (2, 3, 4), TRANSFORMER),
+    "transformer with a function": (lambda: transformer(F.mish), (2, 3, 4), TRANSFORMER),
+    **{make.__name__: (functools.partial(Branches, make), (5, 4), NAMES) for make in RECOGNISED},
+    "F.mish": (Functional, (5, 4), ["function"]),
+    "partial": (lambda: Functional(functools.partial(F.mish, inplace=True)), (5, 4), ["function"]),
+}
+
+
+def models(table: dict[str, Model]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("make", "shape", "names"), table.values(), ids=table)
+
+
+def attribute(model: nn.Module, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), model)
+
+
+@models({**BLOCKS, **MORE})
+@COPIES
+def test_models(
+    make: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    names: list[str],
+    copied: Callable[[nn.Module], nn.Module],
+    public: str,
+) -> None:
+    model = make()
+    before, state, classes = results(model, shape), list(model.state_dict()), kinds(model)
+    report = convert(model)
+    assert sorted(report.changed) == sorted(names)
+    assert (report.left_alone, report.retrain, report.hint) == ({}, [], "")
+    assert all(is_ours(attribute(model, name)) for name in names)
+    assert convert(model) == mish_cuda.Conversion()
+    converted, other = kinds(model), copied(model)
+    for one in (other, model):
+        assert kinds(one) == converted
+        assert_same_function(before, one)
+        again = revert(one)
+        assert again.changed.keys() == report.changed.keys()
+        assert kinds(one) == classes
+        assert not any(is_ours(attribute(one, name)) for name in names)
+        assert_same_function(before, one)
+        assert revert(one) == mish_cuda.Conversion()
+        revert(one, to=nn.Mish)
+        assert b"mish_cuda" not in pickle.dumps(one)
+        assert_same_function(before, one)
+        assert list(one.state_dict()) == state
+    assert {name: pair[::-1] for name, pair in again.changed.items()} == report.changed
+
+
+@pytest.mark.parametrize(("make", "inplace"), INFERENCE_ONLY.items())
+def test_what_cannot_be_differentiated_is_known_by_its_values(
+    make: type[nn.Module], inplace: bool
+) -> None:
+    """Afterwards it can be trained."""
+    model: Any = nn.Sequential(nn.Linear(4, 4), make())
+    x = torch.randn(3, 4)
+    with torch.no_grad():
+        expected = model(x)
+    with pytest.raises(RuntimeError):
+        model(x).sum().backward()
+    report = convert(model)
+    assert (report.left_alone, report.retrain) == ({}, [])
+    assert model[1].inplace is inplace
+    torch.testing.assert_close(model(x), expected)
+    model(x).sum().backward()
+
+
+TOOLS: dict[str, Callable[[nn.Module, Tensor], Any]] = {
+    "trace": lambda model, x: torch.jit.trace(model, x),
+    "fx": lambda model, x: torch.fx.symbolic_trace(model),
+    "export": lambda model, x: torch.export.export(model, (x,)).module(),
+    "compile": lambda model, x: torch.compile(model, backend="aot_eager", fullgraph=True),
+    "script": lambda model, x: torch.jit.script(model),
+}
+
+
+def onnx_session(model: nn.Module, x: Tensor, opset: int) -> Any:
+    """By the older exporter."""
+    pytest.importorskip("onnx", reason="no onnx: pip install 'mish_cuda[test]'")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="no onnxruntime")
+    file = io.BytesIO()
+    torch.onnx.export(model, (x,), file, opset_version=opset, dynamo=False)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    (name,) = (argument.name for argument in session.get_inputs())
+    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+
+
+TOOLS |= {f"ONNX {opset}": functools.partial(onnx_session, opset=opset) for opset in (12, 18)}
+
+
+@models(BLOCKS)
+@pytest.mark.parametrize("tool", TOOLS)
+def test_tools(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], names: list[str], tool: str
+) -> None:
+    torch._dynamo.reset()
+    model, x = make().eval(), torch.linspace(-2, 2, torch.Size(shape).numel()).reshape(shape)
+    expected = model(x * 1).detach()
+    convert(model)
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if tool.startswith("ONNX") else {}
+    torch.testing.assert_close(TOOLS[tool](model, x)(x * 1).detach(), expected, **tolerance)
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["torch.compile", "Module.compile"])
+@pytest.mark.parametrize(
+    ("make", "name"), [(Wrapper, "act"), (lambda: fx.symbolic_trace(InCode()), "graph.mish")]
+)
+def test_what_has_been_compiled_before_is_compiled_anew(
+    make: Callable[[], Any], name: str, in_place: bool
+) -> None:
+    torch._dynamo.reset()
+    model = make()
+    compiled = model if in_place else torch.compile(model, backend="eager", fullgraph=True)
+    if in_place:
+        model.compile(backend="eager", fullgraph=True)
+    assert not is_ours(compiled)
+    assert list(convert(compiled).changed) == [name if in_place else f"_orig_mod.{name}"]
+    assert is_ours(compiled)
+    revert(model)
+    assert not is_ours(compiled)
+
+
+@pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+    reason="this torch has no torch.distributed with gloo",
+)
+def test_wrapped_for_distributed_training() -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+    def sharded(model: Branches) -> nn.Module:
+        for module in (model.stem, model):
+            fully_shard(module, mesh=init_device_mesh("cpu", (1,)))
+        return model
+
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        for wrap in (DataParallel, DistributedDataParallel, sharded):
+            model, x = wrap(Branches()), torch.randn(2, 4)
+            expected = model(x)
+            assert len(convert(model).changed) == len(NAMES)
+            y = model(x)
+            torch.testing.assert_close(y, expected)
+            y.sum().backward()
+            assert all(p.grad is not None for p in model.parameters())
+            assert len(revert(model).changed) == len(NAMES)
+            torch.testing.assert_close(model(x), expected)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+# --- Reverting ---
+
+
+def test_revert_keeps_what_happened_since() -> None:
+    model: Any = nn.Sequential(nn.Mish(), mish_cuda.Mish())
+    original, never_converted = model
+    convert(model)
+    model.eval()
+    model[0].f = 3
+    assert list(revert(model).changed) == ["0"]
+    assert list(model) == [original, never_converted]
+    assert model[0].f == 3
+    assert not any(layer.training for layer in model.modules())
+
+
+class Doubled(mish_cuda.Mish):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+class Renamed(mish_cuda.Mish):
+    pass
+
+
+def test_revert_to_torch() -> None:
+    old = mish_cuda.MishCuda()
+    del vars(old)["inplace"]  # as layers of the old package are unpickled
+    layers = (mish_cuda.Mish(True), old, Mish(), nn.ReLU(), Functional(), Renamed(), Doubled())
+    model: Any = nn.Sequential(*layers).eval()
+    convert(model, (nn.Mish, nn.ReLU))
+    report = revert(model, to=nn.Mish)
+    assert list(report.changed) == ["0", "1", "2", "3", "5", "4.function"]
+    assert [type(model[i]) for i in (0, 1, 2, 3, 5, 6)] == [nn.Mish] * 5 + [Doubled]
+    assert [layer.inplace for layer in model[:4]] == [True, False, False, False]
+    assert not any(layer.training for layer in model)
+    assert "derives from mish_cuda.Mish, but has the value" in report.left_alone["6"]
+    assert report.retrain == []
+    assert b"mish_cuda" not in pickle.dumps(model[:6])
+    assert revert(model) == mish_cuda.Conversion()
