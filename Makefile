@@ -30,9 +30,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 LINTERS := ruff==0.17.6 mypy==2.4.1 clang-format==23.1.5
 BUILD_TOOLS := "setuptools>=64" wheel ninja cmake
 JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
-SOURCES := $(shell find csrc accuracy sass tests/cpp examples/cpp -name "*.h" -o -name "*.cpp" -o -name "*.cu" -o -name "*.cuh")
+# Tests by as many processes, so that each computes on one thread.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses $(JOBS)
+SOURCES := $(shell find csrc benchmarks tests/cpp -name "*.h" -o -name "*.cpp" -o -name "*.cu" -o -name "*.cuh")
 
-.PHONY: help bench models paper accuracy test lint format cpp-test test-cuda-build test-matrix gpu sass clean environment cuda-environment build
+.PHONY: help bench models paper accuracy test fuzz lint format cpp-test test-arm test-cuda-build test-matrix gpu sass clean environment cuda-environment build
 
 help:
 	@echo "make bench            measure on this machine: tables, a CSV and a page with plots"
@@ -40,13 +42,15 @@ help:
 	@echo "make paper            the paper's comparison of activations, on small data: tables, plots"
 	@echo "make accuracy         prove the error bounds on this CPU: a table, a CSV and a plot"
 	@echo "make test             the fast tests, of the maths in C++ and of everything in Python"
+	@echo "make fuzz             thousands of random programs with mish beside the same with F.mish"
 	@echo "make lint             check format, style and types"
 	@echo "make format           put the format right"
 	@echo "make cpp-test         build the LibTorch library and its example, test both"
+	@echo "make test-arm         test the C++ kernels on 64-bit Arm, emulated"
 	@echo "make test-cuda-build  build for CUDA in a second environment and test that (no GPU needed)"
 	@echo "make test-matrix      build from source and test with torch $(MATRIX)"
 	@echo "make sass             count the CUDA kernels' instructions against their budgets (no GPU needed)"
-	@echo "make gpu              test, prove and measure on a GPU; leaves benchmarks/results/<device>"
+	@echo "make gpu              build, measure, test and prove on a GPU; leaves mish_gpu.tar.gz"
 	@echo "make clean            remove environments and everything built"
 
 bench: EXTRAS := bench
@@ -56,26 +60,33 @@ bench: build
 
 models: EXTRAS := bench
 models: build
-	$(ENV_PYTHON) -m benchmarks models
+	$(ENV_PYTHON) -m benchmarks networks
 
 paper: EXTRAS := paper
 paper: build
-	$(ENV_PYTHON) -m benchmarks.paper run
+	$(ENV_PYTHON) -m benchmarks paper
 
 accuracy: EXTRAS := accuracy
 accuracy: build
 	cmake -S . -B build/maths -DMISH_TORCH=OFF
-	cmake --build build/maths --parallel $(JOBS) --target accuracy_kernels
-	$(ENV_PYTHON) -m accuracy run
+	cmake --build build/maths --parallel $(JOBS) --target accuracy_kernels test_same_bits
+	build/maths/test_same_bits --exhaustive
+	$(ENV_PYTHON) -m benchmarks accuracy --device cpu
 
 test: EXTRAS := test
 test: build
 	cmake -S . -B build/maths -DMISH_TORCH=OFF
 	cmake --build build/maths --parallel $(JOBS)
 	ctest --test-dir build/maths --output-on-failure
-	$(ENV_PYTHON) -m pytest
+	$(PYTEST)
 
-lint: environment
+# New random programs each time, where `make test` always tries the same.
+fuzz: EXTRAS := test
+fuzz: build
+	MISH_FUZZ=20 $(ENV_PYTHON) -m pytest tests/ops/test_differential.py
+
+lint: EXTRAS := test # the types of what benchmarks import
+lint: build
 	@$(ENV_PYTHON) -m pip install --quiet $(LINTERS) pytest
 	ruff check .
 	ruff format --check .
@@ -93,20 +104,32 @@ cpp-test: environment
 	cmake --build build/cpp --parallel $(JOBS)
 	ctest --test-dir build/cpp --output-on-failure
 
+# Without test_cuda_kernels, which says nothing of Arm and takes minutes there. Static: the emulator
+# then needs no folder with Arm's libraries.
+test-arm: environment
+	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || { \
+		echo "make: test-arm needs aarch64-linux-gnu-g++ and qemu-aarch64. On Debian and Ubuntu: apt install" \
+		"g++-aarch64-linux-gnu qemu-user" >&2; exit 1; }
+	cmake -S . -B build/arm -DMISH_TORCH=OFF -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+		-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static \
+		-DCMAKE_CROSSCOMPILING_EMULATOR=qemu-aarch64
+	cmake --build build/arm --parallel $(JOBS) --target test_kernels
+	ctest --test-dir build/arm --output-on-failure --no-tests=error --tests-regex '^test_kernels$$'
+
 # What an earlier build left here is not in the way: the tests run in an unpacked source archive,
 # so they also show that the archive is complete. Its compiled objects are kept between runs.
 test-cuda-build: CUDA_ENV := $(CURDIR)/.venv-cuda
 test-cuda-build: CUDA_SOURCE := $(CURDIR)/.venv-cuda/source
 test-cuda-build: export PATH := $(CURDIR)/.venv-cuda/bin:$(PATH)
 test-cuda-build: cuda-environment
-	rm -rf build/sdist $(CUDA_SOURCE)/csrc $(CUDA_SOURCE)/src/mish_cuda $(CUDA_SOURCE)/tests
+	rm -rf build/sdist $(CUDA_SOURCE)/csrc $(CUDA_SOURCE)/mish_cuda $(CUDA_SOURCE)/tests
 	python setup.py --quiet sdist --dist-dir build/sdist
 	mkdir -p $(CUDA_SOURCE)
 	tar -xzf build/sdist/*.tar.gz --strip-components=1 -C $(CUDA_SOURCE)
 	cd $(CUDA_SOURCE) && MISH_CUDA_BUILD=cuda python -m pip install --quiet --no-build-isolation -e ".[test]"
 	cd $(CUDA_SOURCE) && python -m mish_cuda
 	cd $(CUDA_SOURCE) && python -m pytest -m slow
-	cd $(CUDA_SOURCE) && python -m pytest
+	cd $(CUDA_SOURCE) && $(PYTEST)
 
 # Each torch in an environment of its own, from an unpacked source archive: what is built in this
 # folder stays as it is. CPU kernels only, whatever the torch was built for.
@@ -120,22 +143,18 @@ test-torch-%: .venv-matrix/%/bin/python
 	tar -xzf build/sdist-$*/*.tar.gz --strip-components=1 -C .venv-matrix/$*/source
 	cd .venv-matrix/$*/source && export PATH=$(CURDIR)/.venv-matrix/$*/bin:$$PATH MISH_CUDA_BUILD=cpu && \
 		python -m pip install --quiet --no-build-isolation -e ".[test]" && \
-		python -m mish_cuda && python -m pytest
+		python -m mish_cuda && $(PYTEST)
 
-# Offline, with what the environment holds: a step that lacks something is reported as such. Code for
-# other GPUs than those here would take minutes of the eight that all of it may take.
-gpu: STARTED := $(shell date +%s)
-gpu: $(ENV_PYTHON)
-	archs=$$($(ENV_PYTHON) -m gpu.devices) && MISH_CUDA_BUILD=cuda TORCH_CUDA_ARCH_LIST=$$archs \
-		$(ENV_PYTHON) -m pip install --quiet --no-index --no-build-isolation --no-deps -e .
-	-@$(ENV_PYTHON) -m mish_cuda
-	$(ENV_PYTHON) -m gpu --started $(STARTED)
+# With the Python at hand: nothing is fetched, and no environment is made.
+gpu:
+	$(PYTHON) -m benchmarks gpu
 
 sass: cuda-environment
-	.venv-cuda/bin/python -m sass --csv build/sass.csv
+	.venv-cuda/bin/python -m pip install --quiet pandas rich
+	.venv-cuda/bin/python -m benchmarks sass --csv build/sass.csv
 
 clean:
-	rm -rf build dist *.egg-info .venv .venv-cuda .venv-matrix src/*.egg-info src/mish_cuda/_build.py src/mish_cuda/_C*.so
+	rm -rf build dist *.egg-info .venv .venv-cuda .venv-matrix mish_cuda/_without_kernels.py mish_cuda/_C*.so
 
 environment: $(ENV_PYTHON)
 	@$(ENV_PYTHON) -m pip install --quiet $(BUILD_TOOLS)
