@@ -121,8 +121,8 @@ def _terms(x: Tensor, differentiable: bool) -> tuple[Tensor, Tensor, Tensor]:
     else:
         # The same e, without a comparison before the call of exp: GCC makes such loops of Inductor
         # wait for the call before. But torch's derivative is 0 * e^x, NaN where e^x overflows.
-        e, highest = x.exp(), math.exp(high)
-        e = torch.where(e > highest, highest, e)
+        # (clamp, since Inductor stores an exp that two operations read in a buffer of its own.)
+        e = x.exp().clamp(max=math.exp(high))
     return inside, e, (e * (e + 2) + 2).reciprocal()
 
 
