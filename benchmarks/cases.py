@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -20,7 +20,7 @@ KERNEL_DIRECTIONS = ("forward", "backward", "forward+backward")
 DIRECTIONS = (*KERNEL_DIRECTIONS, "forward out=", "training step", "inference")
 # Grids of providers side by side ("kernels", and "gpu" with sizes up to 2^30); pairs for claims;
 # the cost of a call on a GPU.
-SUITES = ("kernels", "compiled", "claims", "gpu", "launch", "networks")
+SUITES = ("kernels", "compiled", "norms", "claims", "gpu", "launch", "networks")
 GRIDS = ("kernels", "gpu")
 # The columns that together tell a row of a file from all others.
 KEY = ["suite", "network", "provider", "direction", "dtype", "shape", "layout", "threads"]
@@ -69,6 +69,16 @@ SURROUNDINGS = {
 COMPILED_SIZES = (2**20, 2**24)
 COMPILED_DTYPES = ("fp32", "bf16")
 
+# A norm in training (forward+backward) or evaluation (forward) with Mish behind it: as one op, or
+# as two layers with the Mish that is named.
+NORMS = ("BatchNorm", "GroupNorm")
+NORM_DIRECTIONS = ("forward", "forward+backward")
+BLOCKS = ("one op", "mish_cuda", "F.mish")
+NORM_SHAPES: dict[str, tuple[Shape, ...]] = {
+    "BatchNorm": ((16, 64, 32, 32), (16, 256, 16, 16), (2, 64, 128, 128)),
+    "GroupNorm": ((64, 512, 16),),
+}
+
 # The grid for a GPU, the large sizes first: most claims are about them. Two are no multiple of a
 # tile; 65,537 leaves a pack of one element.
 GPU_SIZES = tuple(sorted((65_537, 173_056, *(2**n for n in range(10, 31, 2))), reverse=True))
@@ -77,8 +87,8 @@ GPU_PROVIDERS = (
     *("compiled F.mish", "naive"),
 )
 
-# Shapes of the activations of known networks, one input each; the first axis is the batch. Of
-# shapes with equally many elements one stands for all: a kernel sees only those.
+# Shapes of the activations of known networks, one input each; the first axis is the batch. Where
+# no norm is measured with them, one of equally many elements stands for all.
 PRESETS: dict[str, tuple[Shape, ...]] = {
     # All Mish, input 3x512x512: the outputs of the convolutions in
     # https://github.com/pjreddie/darknet/blob/master/cfg/yolov4-csp.cfg
@@ -86,6 +96,12 @@ PRESETS: dict[str, tuple[Shape, ...]] = {
         *((1, 32, 512, 512), (1, 64, 256, 256), (1, 32, 256, 256), (1, 64, 128, 128)),
         *((1, 128, 64, 64), (1, 256, 32, 32), (1, 512, 16, 16)),
     ),
+    # Mish, 16 steps, down_dims of 512 and more as in its configurations for images: the blocks in
+    # https://github.com/real-stanford/diffusion_policy/blob/main/diffusion_policy/model/diffusion/conditional_unet1d.py
+    "diffusion-policy": ((1, 512, 16), (1, 1024, 8), (1, 2048, 4)),
+    # Mish, 2 seconds of speech, 80 mel bands: the blocks in
+    # https://github.com/huawei-noah/Speech-Backbones/blob/main/Grad-TTS/model/diffusion.py
+    "grad-tts": ((1, 64, 80, 172), (1, 128, 40, 86), (1, 256, 20, 43)),
     # ReLU, input 3x224x224: table 1 of https://arxiv.org/abs/1512.03385, strides as in
     # https://github.com/pytorch/vision/blob/main/torchvision/models/resnet.py
     "resnet50": (
@@ -96,6 +112,13 @@ PRESETS: dict[str, tuple[Shape, ...]] = {
     # of https://arxiv.org/abs/2010.11929), BERT-base (section 3 of https://arxiv.org/abs/1810.04805)
     # and GPT-2 XL (https://huggingface.co/openai-community/gpt2-xl/blob/main/config.json)
     "transformer-mlp": ((1, 197, 4 * 768), (1, 512, 4 * 768), (1, 1024, 4 * 1600)),
+}
+
+# The norm before Mish in the networks of PRESETS.
+PRESET_NORMS = {
+    "yolov4-csp": "BatchNorm",
+    "diffusion-policy": "GroupNorm",
+    "grad-tts": "GroupNorm",
 }
 
 
@@ -198,6 +221,27 @@ def compiled_groups() -> list[Group]:
         _group("compiled", names, "forward+backward", dtype, (size,))
         for size, dtype, surrounding in product(COMPILED_SIZES, COMPILED_DTYPES, SURROUNDINGS)
         for names in [[compiled_provider(name, surrounding) for name in COMPILED]]
+    ]
+
+
+def norm_provider(norm: str, block: str) -> str:
+    """The provider that is Mish behind a norm, computed as `block` says."""
+    return f"{norm} and Mish by {block}"
+
+
+def norm_groups(
+    shapes: Mapping[str, Sequence[Shape]] = NORM_SHAPES,
+    dtypes: Sequence[str] = ("fp32",),
+    directions: Sequence[str] = NORM_DIRECTIONS,
+    threads: int = 1,
+) -> list[Group]:
+    """Norms with Mish behind them; `shapes` by the norm."""
+    return [
+        _group("norms", providers, direction, dtype, shape, 15, threads)
+        for norm in shapes
+        for providers in [[norm_provider(norm, block) for block in BLOCKS]]
+        for shape, dtype, direction in product(shapes[norm], dtypes, directions)
+        if direction in NORM_DIRECTIONS
     ]
 
 

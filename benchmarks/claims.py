@@ -9,7 +9,18 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.cases import COMPILED_DTYPES, DTYPES, GPU_SIZES, KEY, Case, Group, Shape, key
+from benchmarks.cases import (
+    COMPILED_DTYPES,
+    DTYPES,
+    GPU_SIZES,
+    KEY,
+    NORM_SHAPES,
+    Case,
+    Group,
+    Shape,
+    key,
+    norm_provider,
+)
 from benchmarks.cases import compiled_provider as compiled
 from benchmarks.display import Verdict
 
@@ -43,10 +54,11 @@ class Claim:
 
 
 def claim_groups() -> list[Group]:
-    """One group for each ratio, so that its two cases are timed in turn."""
+    """One group for each ratio, so that its two cases are timed in turn. Norms have a suite."""
     return [
         Group("claims", (*claim.rivals_of(case), case), min_rounds=15)
         for claim in CPU_CLAIMS
+        if claim.suite == "claims"
         for case in claim.cases
     ]
 
@@ -101,6 +113,14 @@ def _strided(title: str, bases: dict[str, Shape]) -> Claim:
     return _than(title, "F.mish", cases, 1)
 
 
+def _norm(norm: str, block: str, way: str, bound: float) -> Claim:
+    """At least so many times as fast, as one op, as the norm and Mish by `block`."""
+    ours = norm_provider(norm, "one op")
+    cases = [Case(ours, way, "fp32", shape) for shape in NORM_SHAPES[norm]]
+    rival = {"provider": norm_provider(norm, block)}
+    return Claim(f"{norm}, Mish, {way}", f"{block} / one op", cases, (rival,), bound, suite="norms")
+
+
 FORWARD_BACKWARD = ("forward", "forward+backward")
 BACKWARD = ("forward", "backward")
 OUT = "forward out="  # into a preallocated result: else fresh pages are timed
@@ -137,6 +157,21 @@ CPU_CLAIMS = (
         [Case(compiled("mish_cuda"), "forward+backward", d, (2**20,)) for d in COMPILED_DTYPES],
         ({"provider": compiled("F.mish")},),
         2.5,
+    ),
+    _norm("BatchNorm", "mish_cuda", "forward+backward", 3.5),
+    _norm("BatchNorm", "F.mish", "forward+backward", 9),
+    _norm("BatchNorm", "mish_cuda", "forward", 1.5),
+    _norm("GroupNorm", "mish_cuda", "forward+backward", 1.6),
+    _norm("GroupNorm", "F.mish", "forward+backward", 6),
+    Claim(
+        "BatchNorm, Mish, forward+backward, threads: 1, 2",
+        "one / two",
+        [
+            Case(norm_provider("BatchNorm", "one op"), "forward+backward", "fp32", shape, threads=2)
+            for shape in NORM_SHAPES["BatchNorm"][:1]
+        ],
+        ({"threads": 1},),
+        1.7,
     ),
     _strided("sliced", {"x[:, ::2]": (512, 512), "x[:, 1:-1]": (512, 514)}),
     _strided(

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import mish_cuda
 from benchmarks import architectures, memory
 from benchmarks.architectures import Activation
 from benchmarks.arguments import add_csv, add_device, add_names, add_number, seconds
@@ -19,6 +20,7 @@ from benchmarks.speeds import NONE
 from benchmarks.timing import Statement, sampler
 
 CLASSES = 10
+FUSED = "mish_cuda, norms fused"  # by convert(fuse_norms=True), where there are any to fuse
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ SECONDS = {"training step": 1, "inference": 1 / 3}
 ACTIVATIONS: dict[str, Activation] = {
     **{name: architectures.ACTIVATIONS[name] for name in ("mish_cuda", "F.mish", "naive")},
     **{name: architectures.ACTIVATIONS[name] for name in ("SiLU", "ReLU")},
+    FUSED: mish_cuda.Mish,
     NONE: nn.Identity,
 }
 
@@ -48,7 +51,8 @@ ACTIVATIONS: dict[str, Activation] = {
 DESCRIPTION = """\
 Times training steps (forward, loss, backward, optimizer) and inference of whole
 networks, and takes the peak memory of a step, with Mish by mish_cuda, by F.mish and
-by three torch calls, and with other activations. `none` leaves the activation out.
+by three torch calls, and with other activations. `norms fused`: BatchNorm and Mish as
+one op. `none` leaves the activation out.
 """
 
 
@@ -81,6 +85,8 @@ def statement(case: Case, device: str) -> Callable[[], object]:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         network = NETWORKS[case.network].build(ACTIVATIONS[case.provider]).to(device)
+        if case.provider == FUSED:
+            mish_cuda.convert(network, fuse_norms=True)
         x = torch.randn(case.shape).to(device)
         labels = torch.randint(CLASSES, case.shape[:1]).to(device)
     kind = torch.device(device).type

@@ -11,13 +11,23 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import mish_cuda
-from benchmarks.cases import COMPILED, DTYPES, LAYOUTS, SURROUNDINGS, Case, compiled_provider
+from benchmarks.cases import (
+    BLOCKS,
+    DTYPES,
+    LAYOUTS,
+    NORMS,
+    SURROUNDINGS,
+    Case,
+    compiled_provider,
+    norm_provider,
+)
 from benchmarks.timing import Statement, threads
 
 Function = Callable[..., Any]
+NORM_GROUPS = 8  # as in Diffusion Policy and Grad-TTS
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,28 @@ class Compiled:
     trains: bool = False
 
 
+@dataclass(frozen=True)
+class Block:
+    """A norm with Mish behind it; `block` is one of BLOCKS."""
+
+    norm: str
+    block: str
+    trains: bool
+
+    def build(self, x: Tensor) -> tuple[Function, list[Tensor]]:
+        """The function, and its parameters: float32, or of the dtype of a wider x."""
+        dims = "" if self.norm == "GroupNorm" else f"{max(x.dim() - 2, 1)}d"
+        sizes = (NORM_GROUPS, x.shape[1]) if self.norm == "GroupNorm" else (x.shape[1],)
+        fused = self.block == BLOCKS[0]
+        kind = getattr(*(mish_cuda, f"{self.norm}Mish{dims}") if fused else (nn, self.norm + dims))
+        norm = kind(*sizes, device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
+        norm.train(self.trains).requires_grad_(self.trains)
+        if fused:
+            return norm, list(norm.parameters())
+        mish = _MISH[self.block]
+        return lambda x: mish(norm(x)), list(norm.parameters())
+
+
 def statement(case: Case, inputs: Inputs) -> Statement:
     """The call that `case` times, on `inputs`; compiled first where it is to be."""
     text, function = _RECIPES[case.provider][case.direction]
@@ -65,6 +97,9 @@ def statement(case: Case, inputs: Inputs) -> Statement:
     if isinstance(function, Compiled):
         with threads(case.threads):
             names["f"] = _compile(function, x.dtype, x.device, case.threads)
+    elif isinstance(function, Block):
+        names["f"], parameters = function.build(x)
+        names["leaves"] = [inputs.leaf, *parameters]
     elif function is _our_gradient and mish_cuda.backend(x) != "eager":
         names["f"] = torch.ops.mish_cuda.mish_backward  # without a Python function around it
     elif case.provider == "naive" and case.direction == "backward" and not x.is_cuda:
@@ -144,7 +179,7 @@ def _compile(
 
 
 # The text of a statement, and what is called f in it.
-Recipe = tuple[str, Function | Compiled | None]
+Recipe = tuple[str, Function | Compiled | Block | None]
 _BOTH = "grad(f(leaf), leaf, g)"
 
 
@@ -164,8 +199,7 @@ def _compiled(forward: Function, backward: Function) -> dict[str, Recipe]:
     }
 
 
-# What each name of COMPILED stands for.
-_COMPILED: dict[str, Function] = dict(zip(COMPILED, (F.mish, mish_cuda.mish), strict=True))
+_MISH: dict[str, Function] = {"F.mish": F.mish, "mish_cuda": mish_cuda.mish}
 _aten = torch.ops.aten
 
 _RECIPES: dict[str, dict[str, Recipe]] = {
@@ -173,8 +207,16 @@ _RECIPES: dict[str, dict[str, Recipe]] = {
         compiled_provider(name, surrounding): {
             "forward+backward": (_BOTH, Compiled(f"lambda x: {expression}", function, trains=True))
         }
-        for name, function in _COMPILED.items()
+        for name, function in _MISH.items()
         for surrounding, expression in SURROUNDINGS.items()
+    },
+    **{
+        norm_provider(norm, block): {
+            "forward": ("f(x)", Block(norm, block, trains=False)),
+            "forward+backward": ("grad(f(leaf), leaves, g)", Block(norm, block, trains=True)),
+        }
+        for norm in NORMS
+        for block in BLOCKS
     },
     "mish_cuda": {
         **_eager(mish_cuda.mish, _our_gradient),

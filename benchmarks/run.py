@@ -30,9 +30,10 @@ tables. On the CPU by torch's benchmark clock, on CUDA by replaying graphs betwe
 events; always in turns, medians with p20 and p80. Ctrl-C keeps what was measured.
 
 Suites: "kernels", the grid that the options below choose from; "compiled",
-torch.compile of Mish among its neighbours; and what this library promises of its
-speed, "claims" on a CPU, "gpu" on a GPU (sizes up to 2^30, and the cost of a call).
-By default all but "gpu"; the kernels alone where an option chooses from them.
+torch.compile of Mish among its neighbours; "norms", BatchNorm and GroupNorm with Mish
+behind them; and what this library promises of its speed, "claims" on a CPU, "gpu" on a
+GPU (sizes up to 2^30, and the cost of a call). By default all but "gpu"; the kernels
+alone where an option chooses from them; with --preset also the network's norms.
 
 shapes of --preset, with a --batch of 1:
 {_PRESETS}
@@ -54,7 +55,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s [options]"
     add_device(parser, "-d")
-    suites = ("kernels", "compiled", "claims", "gpu")
+    suites = ("kernels", "compiled", "norms", "claims", "gpu")
     parser.add_argument("--only", choices=suites, help="one of the suites")
     add_csv(parser, "mish_benchmark.csv")
     kernels = parser.add_argument_group("which kernels")
@@ -152,6 +153,10 @@ def choose(args: argparse.Namespace) -> list[Group]:
     }
     chosen = {name: choice for name, choice in chosen.items() if choice}
     on_cpu = args.device == "cpu"
+    norm = cases.PRESET_NORMS.get(args.preset)
+    of_norms = {k: v for k, v in chosen.items() if k in ("dtypes", "directions", "threads")}
+    if norm:
+        of_norms["shapes"] = {norm: preset}
     if chosen and args.only not in (None, "kernels"):
         raise Refused(f"--only {args.only}: expected no options that choose kernels")
     if args.only == "claims" and not on_cpu:
@@ -161,11 +166,13 @@ def choose(args: argparse.Namespace) -> list[Group]:
     suites = {
         "kernels": lambda: cases.kernel_groups(**chosen),
         "compiled": cases.compiled_groups,
+        "norms": lambda: cases.norm_groups(**of_norms),
         "claims": claim_groups,
         "gpu": cases.gpu_groups,
     }
-    usual = ("kernels", "compiled", *(("claims",) if on_cpu else ()))
-    names = (args.only,) if args.only else ("kernels",) if chosen else usual
+    usual = ("kernels", "compiled", "norms", *(("claims",) if on_cpu else ()))
+    some = ("kernels", "norms") if norm and not args.providers else ("kernels",)
+    names = (args.only,) if args.only else some if chosen else usual
     groups = [group for name in names for group in suites[name]() if group.cases]
     if not groups:
         raise Refused("expected a provider that has one of the --directions")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 
 from benchmarks import claims
-from benchmarks.cases import COMPILED, DTYPES, GRIDS, KERNEL_DIRECTIONS, PROVIDERS
+from benchmarks.cases import BLOCKS, COMPILED, DTYPES, GRIDS, KERNEL_DIRECTIONS, PROVIDERS
 from benchmarks.display import Table, frame, verdict_table
 from benchmarks.units import format_bytes, format_seconds, format_shape, three_digits
 
@@ -28,6 +28,9 @@ Peak memory within forward and backward of one call, results included, in sizes 
 the input. A whole network shows what is saved between them: see `networks`."""
 COMPILED_NOTE = """\
 Both compiled; speed up: of mish_cuda over F.mish."""
+NORMS_NOTE = """\
+A norm with Mish behind it: as one op, or as two layers with the Mish that is named.
+Forward+backward in training, forward in evaluation. Speed up: of the one op."""
 CLAIMS_NOTE = "Ratios of median times, on one thread where nothing else is said."
 NETWORK_NOTE = """\
 Times: medians of interleaved rounds. Step: forward, loss, backward, SGD step.
@@ -52,7 +55,8 @@ def tables(rows: pd.DataFrame) -> list[Table]:
     """All tables for which there are rows."""
     verdicts = claims.judge(rows)
     judged = [verdict_table("claims", verdicts, CLAIMS_NOTE)] if verdicts else []
-    return [*_kernels(rows), *_memory(rows), *_compiled(rows), *_networks(rows), *judged]
+    speeds = (*_kernels(rows), *_memory(rows), *_compiled(rows), *_norms(rows), *_networks(rows))
+    return [*speeds, *judged]
 
 
 def shape_text(shape: str) -> str:
@@ -124,6 +128,22 @@ def _compiled(rows: pd.DataFrame) -> Iterator[Table]:
         columns["speed up"] = _texts(ratios, "{:.2f}x".format)
         found = _by_input(times, columns)
         yield Table("torch.compile, forward+backward", found, COMPILED_NOTE, 3)
+
+
+def _norms(rows: pd.DataFrame) -> Iterator[Table]:
+    """A table for each direction and number of threads."""
+    rows = rows[rows.suite == "norms"]
+    parts = rows.provider.str.extract(r"^(?P<norm>\w+) and Mish by (?P<block>.*)$")
+    alike = pd.concat([rows, parts], axis=1).groupby(["direction", "threads"], sort=False)
+    for (direction, threads), group in alike:
+        times = _pivot(group, "median_s", ["dtype", "shape", "norm"], "block")
+        times = times.reindex(columns=list(BLOCKS))
+        columns = {name: _texts(times[name], format_seconds) for name in BLOCKS}
+        for name in BLOCKS[1:]:
+            ratios = times[name] / times[BLOCKS[0]]
+            columns[f"over {name}"] = _texts(ratios, "{:.2f}x".format)
+        title = f"norm and Mish, {direction}, CPU threads: {threads}"
+        yield Table(title, _by_input(times, columns), NORMS_NOTE, 3)
 
 
 def _networks(rows: pd.DataFrame) -> Iterator[Table]:

@@ -86,6 +86,13 @@ def test_a_step_gives_every_weight_to_the_optimizer(
     assert all(weight.grad is None for weight in weights)
 
 
+def test_fused_norms_learn_the_same_with_less_memory(losses: list[float]) -> None:
+    cases = tuple(map(case, ("mish_cuda", networks.FUSED)))
+    rows = measure(Group("networks", cases), "cpu", 0, prepare=networks.by_network).rows
+    assert max(losses) - min(losses) < 1e-5
+    assert rows[1]["peak_bytes"] < rows[0]["peak_bytes"]
+
+
 def test_random_numbers_of_the_caller_are_left_alone() -> None:
     torch.manual_seed(1)
     expected = torch.rand(1)

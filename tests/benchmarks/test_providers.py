@@ -13,16 +13,21 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from benchmarks import providers
 from benchmarks.cases import (
+    BLOCKS,
     DTYPES,
     KERNEL_DIRECTIONS,
     KERNEL_PROVIDERS,
     LAYOUTS,
+    NORMS,
+    PRESET_NORMS,
     PRESETS,
     Case,
     kernel_groups,
+    norm_provider,
     preset_shapes,
 )
 from benchmarks.claims import claim_groups
@@ -120,6 +125,30 @@ def test_mish_providers_agree(direction: str, shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("shape", [(4, 16), (4, 16, 5), (2, 16, 3, 6), (2, 16, 2, 3, 4)], ids=str)
+@pytest.mark.parametrize("norm", NORMS)
+def test_norms_with_mish_behind_them(norm: str, shape: tuple[int, ...], block: str) -> None:
+    """In evaluation by the statistics of a new layer, in training by those of the input."""
+
+    mean, var = torch.zeros(16).double(), torch.ones(16).double()
+
+    def expected(x: torch.Tensor, training: bool) -> torch.Tensor:
+        if norm == "GroupNorm":
+            return F.mish(F.group_norm(x, 8))
+        return F.mish(F.batch_norm(x, mean, var, training=training))
+
+    case = Case(norm_provider(norm, block), "forward", "fp64", shape)
+    inputs = make_inputs(case, "cpu")
+    found = call(case, inputs)
+    torch.testing.assert_close(found, expected(inputs.x, training=False))
+    assert not found.requires_grad
+    of_x, *of_parameters = call(replace(case, direction="forward+backward"), inputs)
+    result = expected(inputs.leaf, training=True)
+    torch.testing.assert_close((of_x,), torch.autograd.grad(result, inputs.leaf, inputs.g))
+    assert [gradient.shape for gradient in of_parameters] == [(16,), (16,)]
+
+
 def test_the_memory_efficient_way_saves_its_input_alone() -> None:
     inputs = make_inputs(Case("naive", "forward", "fp64", (100,)), "cpu")
     saved: list[torch.Tensor] = []
@@ -149,7 +178,8 @@ def test_presets_come_in_batches() -> None:
     for preset in PRESETS:
         shapes = preset_shapes(preset, 4)
         assert {shape[0] for shape in shapes} == {4}
-        assert len({math.prod(shape) for shape in shapes}) == len(shapes)
+        kinds = shapes if preset in PRESET_NORMS else map(math.prod, shapes)
+        assert len(set(kinds)) == len(shapes)
 
 
 @pytest.mark.parametrize(("direction", "operands"), [("forward", 1), ("backward", 2)])

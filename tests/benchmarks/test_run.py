@@ -55,7 +55,7 @@ def test_run_measures_and_prints_and_table_prints_it_again(
 
 
 def test_what_is_measured_by_default_and_by_choice() -> None:
-    assert {group.suite for group in chosen()} == {"kernels", "compiled", "claims"}
+    assert {group.suite for group in chosen()} == {"kernels", "compiled", "norms", "claims"}
     assert {g.suite for g in chosen("--only", "gpu", device="cuda")} == {"gpu", "launch"}
     assert {group.suite for group in chosen("--only", "compiled")} == {"compiled"}
     for options in (["--sizes", "7"], ["--threads", "2"], ["-b"], ["--directions", "backward"]):
@@ -64,6 +64,9 @@ def test_what_is_measured_by_default_and_by_choice() -> None:
     assert {group.cases[0].direction for group in groups} == {"backward"}
     groups = chosen("--preset", "resnet50", "--batch", "2", "--sizes", "9", "--dtypes", "fp32")
     assert {group.cases[0].shape for group in groups} == {(9,), *preset_shapes("resnet50", 2)}
+    norms = [g for g in chosen("--preset", "grad-tts", "--threads", "2") if g.suite == "norms"]
+    assert [g.cases[0].shape for g in norms[::2]] == preset_shapes("grad-tts", 1)
+    assert {case.threads for group in norms for case in group.cases} == {2}
     sizes = [g.cases[0].numel for g in chosen("--only", "gpu", device="cuda") if g.suite == "gpu"]
     assert sizes == sorted(sizes, reverse=True)  # most claims are about the large ones
     assert sizes[0] == 2**30

@@ -9,7 +9,14 @@ import pytest
 from rows import FACTS, Row, frame, main, network, pair, row, write
 
 from benchmarks import claims, display, speeds
-from benchmarks.cases import KERNEL_DIRECTIONS, KERNEL_PROVIDERS, PROVIDERS, Case, compiled_provider
+from benchmarks.cases import (
+    KERNEL_DIRECTIONS,
+    KERNEL_PROVIDERS,
+    PROVIDERS,
+    Case,
+    compiled_provider,
+    norm_provider,
+)
 from benchmarks.display import Table
 from benchmarks.units import format_bytes, format_seconds
 
@@ -92,6 +99,28 @@ def test_speed_up_under_torch_compile() -> None:
     assert lines == [["fp32", "1 M", "f(x)", "6.00 s", "2.00 s", "3.00x"]]
     ((_, lines),) = tables(rows[:1])
     assert lines == [["fp32", "1 M", "f(x)", "6.00 s", "", ""]]
+
+
+def test_norms_with_mish_are_compared_with_two_layers() -> None:
+    times = {"one op": 1.0, "mish_cuda": 4.0, "F.mish": 10.0}
+    rows = [
+        row(
+            norm_provider("BatchNorm", block),
+            time,
+            "forward+backward",
+            16,
+            64,
+            32,
+            32,
+            suite="norms",
+        )
+        for block, time in times.items()
+    ]
+    (title, lines), (_, judged) = tables(rows)
+    assert title == "norm and Mish, forward+backward, CPU threads: 1"
+    line = "fp32|16x64x32x32|BatchNorm|1.00 s|4.00 s|10.0 s|4.00x|10.00x"
+    assert ["|".join(cells) for cells in lines] == [line]
+    assert [cells[-2:] for cells in judged] == [["4.00", "yes"], ["10.00", "yes"]]
 
 
 def test_networks_show_what_the_activations_take() -> None:
