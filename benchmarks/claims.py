@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.cases import (
-    COMPILED_DTYPES,
     DTYPES,
     GPU_SIZES,
     KEY,
     NORM_SHAPES,
+    SURROUNDINGS,
     Case,
     Group,
     Shape,
@@ -54,7 +54,8 @@ class Claim:
 
 
 def claim_groups() -> list[Group]:
-    """One group for each ratio, so that its two cases are timed in turn. Norms have a suite."""
+    """One group for each ratio, so that its two cases are timed in turn; but for claims about
+    other suites."""
     return [
         Group("claims", (*claim.rivals_of(case), case), min_rounds=15)
         for claim in CPU_CLAIMS
@@ -151,12 +152,17 @@ CPU_CLAIMS = (
         ({"threads": 1},),
         1.7,
     ),
-    Claim(
-        "1 M under torch.compile, forward+backward",
-        "F.mish / ours",
-        [Case(compiled("mish_cuda"), "forward+backward", d, (2**20,)) for d in COMPILED_DTYPES],
-        ({"provider": compiled("F.mish")},),
-        2.5,
+    *(
+        Claim(
+            f"{surrounding} under torch.compile, 1 M {dtype}, forward+backward",
+            "F.mish / ours",
+            [Case(compiled("mish_cuda", surrounding), "forward+backward", dtype, (2**20,))],
+            ({"provider": compiled("F.mish", surrounding)},),
+            bound,
+            suite="compiled",
+        )
+        for dtype, bound in {"fp32": 4, "bf16": 3}.items()
+        for surrounding in SURROUNDINGS
     ),
     _norm("BatchNorm", "mish_cuda", "forward+backward", 3.5),
     _norm("BatchNorm", "F.mish", "forward+backward", 9),

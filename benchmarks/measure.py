@@ -141,6 +141,7 @@ def record(
     only failures of mish_cuda count, but not for want of memory.
     """
     console = Console(highlight=False)
+    memory.keep_freed()
     facts = environment.collect(device, command)
     if facts["backend"] == "eager":
         console.print(

@@ -1,10 +1,12 @@
-"""Peak memory of a call: what a training step needs beside its parameters and its input."""
+"""Memory of calls: the most that one takes, and freed memory kept for the next."""
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +31,19 @@ def peak(function: Callable[[], object], device: str) -> int:
         function()
         return torch.cuda.max_memory_allocated(device) - before
     return max(itertools.accumulate(_allocations(function)), default=0)
+
+
+def keep_freed() -> None:
+    """Have glibc keep freed memory for the next call, as torch's allocator on a GPU does.
+
+    By default it gives large blocks back to the system, or not, as they lie. New pages then cost
+    more than the arithmetic: 1.8 µs each on a virtual Xeon, of 1,024 floats.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        m_trim_threshold, m_mmap_max = -1, -4  # of malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, -1)
 
 
 def require(device: str, what: str, needed: int, option: str) -> None:

@@ -95,8 +95,9 @@ def test_speed_up_under_torch_compile() -> None:
         row(compiled_provider(name), time, "forward+backward", 2**20, suite="compiled")
         for name, time in seconds.items()
     ]
-    ((_, lines),) = tables(rows)
+    (_, lines), (_, judged) = tables(rows)
     assert lines == [["fp32", "1 M", "f(x)", "6.00 s", "2.00 s", "3.00x"]]
+    assert [cells[-2:] for cells in judged] == [["3.00", "NO"]]
     ((_, lines),) = tables(rows[:1])
     assert lines == [["fp32", "1 M", "f(x)", "6.00 s", "", ""]]
 
