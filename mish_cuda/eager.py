@@ -116,13 +116,10 @@ def _terms(x: Tensor, differentiable: bool) -> tuple[Tensor, Tensor, Tensor]:
     low, high = _bounds(x)
     # Not clamp, whose derivative is 0 at NaN.
     inside = torch.where(x < low, low, torch.where(x > high, high, x))
-    if differentiable:
-        e = inside.exp()
-    else:
-        # The same e, without a comparison before the call of exp: GCC makes such loops of Inductor
-        # wait for the call before. But torch's derivative is 0 * e^x, NaN where e^x overflows.
-        # (clamp, since Inductor stores an exp that two operations read in a buffer of its own.)
-        e = x.exp().clamp(max=math.exp(high))
+    # The second e is the same, without a comparison before the call of exp: GCC makes such loops of
+    # Inductor wait for the call before. But torch's derivative is 0 * e^x, NaN where e^x overflows.
+    # (clamp, since Inductor stores an exp that two operations read in a buffer of its own.)
+    e = inside.exp() if differentiable else x.exp().clamp(max=math.exp(high))
     return inside, e, (e * (e + 2) + 2).reciprocal()
 
 

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import environment, plots, results, views
-from benchmarks.accuracy import implementations
+from benchmarks.accuracy import implementations, norms
 from benchmarks.accuracy.numbers import FORMATS
 from benchmarks.accuracy.proof import LIMIT_FP64, LIMIT_NATIVE, prove
 from benchmarks.accuracy.tables import judge
@@ -20,9 +20,9 @@ from benchmarks.display import progress_bar
 
 DESCRIPTION = """\
 Tries every number of fp32, fp16 and bf16 and a sample of fp64: on the CPU in the
-kernels of each instruction set, on a GPU in the CUDA kernels. Compares with true
-values, writes a CSV file and a plot, and prints the errors beside the bounds. The
-exit status is 1 if a bound is not kept.
+kernels of each instruction set, on a GPU in the CUDA kernels; also norms with Mish
+behind them, on some inputs. Compares with true values, writes a CSV file and a plot,
+and prints the errors beside the bounds. The exit status is 1 if a bound is not kept.
 """
 GPU_WORKERS = 8  # each takes some of its memory
 
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     with results.open_writer(args.csv, "errors", facts) as write, bar, workers as pool:
         for number_format in FORMATS:
             write(prove(args.device, number_format, bar, args.limit, pool.map))
+        write(norms.rows(args.device))
     (source,) = found = results.read([args.csv])
     views.show(found, console)
     for picture in views.pictures(source)[0]:

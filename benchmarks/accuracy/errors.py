@@ -14,6 +14,7 @@ from mish_cuda._bounds import Bound, bounds
 
 NATIVE = "F.mish"
 DEFINITION = "mpmath"
+WITH_FLOAT64 = "torch in float64"  # the reference of norms
 WIDER = ("double", "long double")  # the references in a wider format
 LARGEST_GRADIENT = 4  # of those that the proof multiplies by
 # The limits at infinity are exact, and only NaN gives NaN.

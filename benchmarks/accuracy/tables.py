@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -13,6 +14,7 @@ from benchmarks.accuracy.errors import (
     NATIVE,
     SAME_BITS,
     WIDER,
+    WITH_FLOAT64,
     Errors,
     covers,
     keep,
@@ -30,8 +32,15 @@ judged by, itself judged by mpmath, at the worst x of every interval and at othe
 be within a hundredth of the bound."""
 
 
+NORMS_NOTE = """\
+The largest errors, in ULP of the largest true value, of some inputs with this mean and a
+deviation of 2. Ours may be off by as much as torch's norm and F.mish, and one ULP."""
+
+
 def tables(rows: pd.DataFrame) -> list[Table]:
-    """The errors in each region, and pairs that have to give the same bits."""
+    """The errors in each region, of norms, and pairs that have to give the same bits."""
+    of_norms = list(_norms(rows))
+    rows = rows[rows.reference != WITH_FLOAT64]
     header = (
         *("function", "x", "required", "error", "at", "right", "ok"),
         *("F.mish: error", "F.mish: at", "F.mish: right", "reference"),
@@ -46,19 +55,27 @@ def tables(rows: pd.DataFrame) -> list[Table]:
     if lines:
         names = ("implementation", "the same bits as", "dtype", "of")
         found.append(Table("the same bits", frame((*names, "tried", "differ", "ok"), lines), "", 4))
+    if of_norms:
+        columns = ("", "dtype", "mean", "error", "F.mish: error", "ok")
+        texts = ((*what, f"{o:.3g}", f"{t:.3g}", yes_no(o <= t + 1)) for *what, o, t in of_norms)
+        found.append(Table("norms with Mish", frame(columns, texts), NORMS_NOTE, 3))
     return found
 
 
 def judge(rows: pd.DataFrame) -> list[Verdict]:
     """One verdict for each bound and implementation, but F.mish, of which nothing is required."""
-    return [
+    of_norms = [
+        Verdict(f"{what}, {dtype}, mean {mean}", f"<= {t + 1:.3g} ULP", f"{o:.3g} ULP", o <= t + 1)
+        for what, dtype, mean, o, t in _norms(rows)
+    ]
+    return of_norms + [
         Verdict(
             f"{r.function}, {r.dtype}, x {region(r.bound)}, {r.implementation}",
             str(r.bound) or "exact",
             ", ".join(filter(None, _figures(r, r.bound))),
             keep(r, r.bound),
         )
-        for r in _judged(rows).itertuples()
+        for r in _judged(rows[rows.reference != WITH_FLOAT64]).itertuples()
         if r.implementation != NATIVE
     ]
 
@@ -73,6 +90,14 @@ def region(bound: Bound) -> str:
     if math.isinf(high):
         return f"> {low:g}" if low else ">= 0"
     return f"{low:g} to {high:g}"
+
+
+def _norms(rows: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+    """What, dtype and mean, and the errors of ours and of torch's norm with F.mish."""
+    rows = rows[rows.reference == WITH_FLOAT64]
+    for (what, dtype, mean), group in rows.groupby(["function", "dtype", "low"], sort=False):
+        theirs = group.implementation == NATIVE
+        yield what, dtype, f"{mean:g}", group.ulp[~theirs].max(), group.ulp[theirs].max()
 
 
 def _judged(rows: pd.DataFrame) -> pd.DataFrame:

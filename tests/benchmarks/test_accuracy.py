@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rows import frame, main, read, refusal, write
 from torch import Tensor
 
-from benchmarks.accuracy import command, implementations, proof, reference, tables
+from benchmarks.accuracy import command, implementations, norms, proof, reference, tables
 from benchmarks.accuracy.errors import (
     LIMITS,
     NATIVE,
@@ -292,3 +292,17 @@ def test_without_the_kernels_it_says_what_to_do(
     monkeypatch.setattr(implementations, "LIBRARY", Path("nowhere.so"))
     told = refusal(capsys, "accuracy", "--device", "cpu")
     assert "nowhere.so is not built. Run: make accuracy" in told
+
+
+@needs_extension
+def test_norms_are_held_to_the_errors_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(norms, "SHAPES", norms.SHAPES[:2])
+    rows = list(norms.rows("cpu"))
+    judged = judge(rows)
+    assert len(judged) == (6 + 4) * 4  # BatchNorm and GroupNorm; fp32 with two means, bf16, fp16
+    assert [str(verdict) for verdict in judged if not verdict.ok] == []
+    (table,) = [t for t in tables.tables(frame(rows, "errors")) if t.title == "norms with Mish"]
+    assert len(table.frame) == len(judged)
+    of_ours = next(row for row in rows if row["implementation"] == norms.OURS)
+    of_ours["ulp"] += 2
+    assert [verdict.ok for verdict in judge(rows)].count(False) == 1
