@@ -77,7 +77,7 @@ test: EXTRAS := test
 test: build
 	cmake -S . -B build/maths -DMISH_TORCH=OFF
 	cmake --build build/maths --parallel $(JOBS)
-	ctest --test-dir build/maths --output-on-failure
+	ctest --test-dir build/maths --output-on-failure --parallel $(JOBS)
 	$(PYTEST)
 
 # New random programs each time, where `make test` always tries the same.
@@ -102,7 +102,7 @@ format: environment
 cpp-test: environment
 	cmake -S . -B build/cpp -DCMAKE_PREFIX_PATH="$$($(ENV_PYTHON) -c 'import torch; print(torch.utils.cmake_prefix_path)')"
 	cmake --build build/cpp --parallel $(JOBS)
-	ctest --test-dir build/cpp --output-on-failure
+	ctest --test-dir build/cpp --output-on-failure --parallel $(JOBS)
 
 # Without test_cuda_kernels, which says nothing of Arm and takes minutes there. Static: the emulator
 # then needs no folder with Arm's libraries.
