@@ -60,7 +60,7 @@ def test_a_file_that_cannot_be_written_is_named_at_once(tmp_path: Path) -> None:
 )
 def test_committed_results_are_read(path: Path) -> None:
     (source,) = results.read([path])
-    assert len(source.rows) > 20
+    assert len(source.rows) == len(pd.read_csv(path)) > 0
     assert source.facts["mish_cuda"]
 
 
