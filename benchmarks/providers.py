@@ -74,18 +74,25 @@ class Block:
     block: str
     trains: bool
 
-    def build(self, x: Tensor) -> tuple[Function, list[Tensor]]:
-        """The function, and its parameters: float32, or of the dtype of a wider x."""
-        dims = "" if self.norm == "GroupNorm" else f"{max(x.dim() - 2, 1)}d"
-        sizes = (NORM_GROUPS, x.shape[1]) if self.norm == "GroupNorm" else (x.shape[1],)
-        fused = self.block == BLOCKS[0]
-        kind = getattr(*(mish_cuda, f"{self.norm}Mish{dims}") if fused else (nn, self.norm + dims))
-        norm = kind(*sizes, device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
-        norm.train(self.trains).requires_grad_(self.trains)
-        if fused:
-            return norm, list(norm.parameters())
-        mish = _MISH[self.block]
-        return lambda x: mish(norm(x)), list(norm.parameters())
+
+@functools.cache  # a graph of calls is not to hold the making of layers
+def _layers(
+    block: Block, channels: int, dims: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Function, list[Tensor]]:
+    """The function, and its parameters: float32, or of the dtype of a wider input."""
+    grouped = block.norm == "GroupNorm"
+    suffix = "" if grouped else f"{max(dims - 2, 1)}d"
+    sizes = (NORM_GROUPS, channels) if grouped else (channels,)
+    fused = block.block == BLOCKS[0]
+    kind = getattr(
+        *(mish_cuda, f"{block.norm}Mish{suffix}") if fused else (nn, block.norm + suffix)
+    )
+    norm = kind(*sizes, device=device, dtype=torch.promote_types(dtype, torch.float32))
+    norm.train(block.trains).requires_grad_(block.trains)
+    if fused:
+        return norm, list(norm.parameters())
+    mish = _MISH[block.block]
+    return lambda x: mish(norm(x)), list(norm.parameters())
 
 
 def statement(case: Case, inputs: Inputs) -> Statement:
@@ -98,7 +105,7 @@ def statement(case: Case, inputs: Inputs) -> Statement:
         with threads(case.threads):
             names["f"] = _compile(function, x.dtype, x.device, case.threads)
     elif isinstance(function, Block):
-        names["f"], parameters = function.build(x)
+        names["f"], parameters = _layers(function, x.shape[1], x.dim(), x.dtype, x.device)
         names["leaves"] = [inputs.leaf, *parameters]
     elif function is _our_gradient and mish_cuda.backend(x) != "eager":
         names["f"] = torch.ops.mish_cuda.mish_backward  # without a Python function around it

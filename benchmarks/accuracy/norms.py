@@ -90,7 +90,7 @@ def _results(function: Callable[..., Tensor], tensors: Any) -> dict[str, Tensor]
 
 
 def _errors(got: Tensor, true: Tensor) -> Errors:
-    absolute = (got.double() - true).abs()
+    absolute = (got.double() - true).abs().nan_to_num(nan=math.inf, posinf=math.inf)
     ulps = absolute / (torch.finfo(got.dtype).eps * true.abs().max())
     worst = (float(ulps.max()), math.nan, float(absolute.max()), math.nan)
     return Errors(got.numel(), *worst, int((ulps <= 0.5).sum()))

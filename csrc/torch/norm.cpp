@@ -115,19 +115,6 @@ at::Tensor rounded(const std::vector<double>& values, const at::Tensor& like) {
   return result;
 }
 
-DType dtype_of(const at::Tensor& input) {
-  switch (input.scalar_type()) {
-    case at::kDouble:
-      return DType::kDouble;
-    case at::kHalf:
-      return DType::kHalf;
-    case at::kBFloat16:
-      return DType::kBFloat16;
-    default:
-      return DType::kFloat;
-  }
-}
-
 NormShape shape_of(const at::Tensor& input, int64_t groups) {
   const int64_t rows = input.size(0) * input.size(1);
   return {input.size(0), input.size(1), input.numel() / rows, groups};
@@ -144,7 +131,7 @@ cpu::NormMish norm_mish(const at::Tensor& input, const Doubles& weight, const Do
   const NormShape shape = shape_of(input, groups);
   double* const mean = statistics.data_ptr<double>();
   return {shape,
-          dtype_of(input),
+          dtype_of(input.scalar_type()),
           cpu::best_isa(),
           mean,
           mean + shape.sets(),
@@ -157,7 +144,8 @@ cpu::NormMish norm_mish(const at::Tensor& input, const Doubles& weight, const Do
 
 CudaNorm cuda_norm(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias,
                    const at::Tensor& statistics, int64_t groups, bool given) {
-  return {input, weight, bias, statistics, shape_of(input, groups), dtype_of(input), given};
+  return {input, weight, bias, statistics, shape_of(input, groups), dtype_of(input.scalar_type()),
+          given};
 }
 
 /// Of so many sets, in `rows` rows on the CPU; see norm_mish() and CudaNorm.

@@ -16,13 +16,6 @@
 #endif
 
 namespace mish {
-namespace {
-
-/// torch.ops passes None as an undefined tensor.
-void check_defined(const char* name, const at::Tensor& tensor) {
-  TORCH_CHECK_TYPE(tensor.defined(), "mish: expected ", name,
-                   " to be a tensor, got None. Pass one.");
-}
 
 DType dtype_of(at::ScalarType dtype) {
   switch (dtype) {
@@ -41,9 +34,17 @@ DType dtype_of(at::ScalarType dtype) {
   }
 }
 
-DType dtype_of(const at::Tensor& self) {
+namespace {
+
+/// torch.ops passes None as an undefined tensor.
+void check_defined(const char* name, const at::Tensor& tensor) {
+  TORCH_CHECK_TYPE(tensor.defined(), "mish: expected ", name,
+                   " to be a tensor, got None. Pass one.");
+}
+
+void check_input(const at::Tensor& self) {
   check_defined("input", self);
-  return dtype_of(self.scalar_type());
+  dtype_of(self.scalar_type());
 }
 
 void check_device(const char* name, const at::Tensor& other, const at::Tensor& self) {
@@ -142,21 +143,21 @@ struct Kernels {
   }
 
   static at::Tensor& mish_out(const at::Tensor& self, at::Tensor& out) {
-    dtype_of(self);
+    check_input(self);
     check_out(out, self);
     elementwise<run>(Op::kForward, out, self);
     return out;
   }
 
   static at::Tensor mish_backward(const at::Tensor& grad_output, const at::Tensor& self) {
-    dtype_of(self);
+    check_input(self);
     check_like("grad_output", grad_output, self);
     return elementwise<run>(Op::kBackward, at::Tensor(), grad_output, self);
   }
 
   static at::Tensor mish_double_backward(const at::Tensor& grad_grad_input,
                                          const at::Tensor& grad_output, const at::Tensor& self) {
-    dtype_of(self);
+    check_input(self);
     check_like("grad_grad_input", grad_grad_input, self);
     check_like("grad_output", grad_output, self);
     return elementwise<run>(Op::kDoubleBackward, at::Tensor(), grad_grad_input, grad_output, self);
@@ -176,30 +177,30 @@ struct Kernels {
 namespace meta {
 
 at::Tensor mish(const at::Tensor& self) {
-  dtype_of(self);
+  check_input(self);
   return at::mish(self);
 }
 
 at::Tensor& mish_(at::Tensor& self) {
-  dtype_of(self);
+  check_input(self);
   return at::mish_(self);
 }
 
 at::Tensor& mish_out(const at::Tensor& self, at::Tensor& out) {
-  dtype_of(self);
+  check_input(self);
   check_out(out, self);
   return at::mish_out(out, self);
 }
 
 at::Tensor mish_backward(const at::Tensor& grad_output, const at::Tensor& self) {
-  dtype_of(self);
+  check_input(self);
   check_like("grad_output", grad_output, self);
   return at::mul(grad_output, self);
 }
 
 at::Tensor mish_double_backward(const at::Tensor& grad_grad_input, const at::Tensor& grad_output,
                                 const at::Tensor& self) {
-  dtype_of(self);
+  check_input(self);
   check_like("grad_grad_input", grad_grad_input, self);
   check_like("grad_output", grad_output, self);
   return at::addcmul(grad_grad_input, grad_output, self);

@@ -7,7 +7,12 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/native/TypeProperties.h>
 
+#include "mish_kernels.h"
+
 namespace mish {
+
+/// The kernels' name of a dtype; raises for one that they do not have.
+DType dtype_of(at::ScalarType dtype);
 
 /// Raises unless `other`, called `name` in the message, is real and has the device and shape of
 /// `self`.

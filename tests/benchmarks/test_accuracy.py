@@ -306,3 +306,5 @@ def test_norms_are_held_to_the_errors_of_torch(monkeypatch: pytest.MonkeyPatch) 
     of_ours = next(row for row in rows if row["implementation"] == norms.OURS)
     of_ours["ulp"] += 2
     assert [verdict.ok for verdict in judge(rows)].count(False) == 1
+    lost = norms._errors(torch.tensor([1.0, math.nan]), torch.ones(2).double())
+    assert lost.ulp == lost.absolute == math.inf

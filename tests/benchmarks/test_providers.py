@@ -147,6 +147,7 @@ def test_norms_with_mish_behind_them(norm: str, shape: tuple[int, ...], block: s
     result = expected(inputs.leaf, training=True)
     torch.testing.assert_close((of_x,), torch.autograd.grad(result, inputs.leaf, inputs.g))
     assert [gradient.shape for gradient in of_parameters] == [(16,), (16,)]
+    assert statement(case, inputs).names["f"] is statement(case, inputs).names["f"]
 
 
 def test_the_memory_efficient_way_saves_its_input_alone() -> None:
