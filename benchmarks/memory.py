@@ -36,8 +36,8 @@ def peak(function: Callable[[], object], device: str) -> int:
 def keep_freed() -> None:
     """Have glibc keep freed memory for the next call, as torch's allocator on a GPU does.
 
-    By default it gives large blocks back to the system, or not, as they lie. New pages then cost
-    more than the arithmetic: 1.8 µs each on a virtual Xeon, of 1,024 floats.
+    By default it gives large blocks back to the system, or not, as they lie, and new pages cost
+    more than the arithmetic: docs/benchmarks.md has figures.
     """
     if platform.libc_ver()[0] == "glibc":
         m_trim_threshold, m_mmap_max = -1, -4  # of malloc.h
