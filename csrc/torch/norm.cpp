@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 #include <ATen/OpMathType.h>
 #include <ATen/Parallel.h>
+#include <ATen/TensorIterator.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/library.h>
 
@@ -120,9 +121,20 @@ NormShape shape_of(const at::Tensor& input, int64_t groups) {
   return {input.size(0), input.size(1), input.numel() / rows, groups};
 }
 
+/// By TensorIterator, whose loops are compiled in torch's library: at::parallel_for here, without
+/// the compiler's OpenMP, would be serial.
 void share_out(int64_t n, int64_t elements, void (*part)(void*, int64_t, int64_t), void* data) {
   const int64_t grain = std::max<int64_t>(1, at::internal::GRAIN_SIZE / elements);
-  at::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) { part(data, begin, end); });
+  if (n <= grain || at::get_num_threads() == 1) return part(data, 0, n);
+  at::Tensor places = at::empty({n}, at::kByte);  // not written to: their addresses count
+  const char* const first = static_cast<const char*>(places.const_data_ptr());
+  auto iterator = at::TensorIterator::nullary_op(places);
+  iterator.for_each(
+      [&](char** place, const int64_t*, int64_t count) {
+        const int64_t begin = *place - first;
+        part(data, begin, begin + count);
+      },
+      grain);
 }
 
 /// `statistics`: mean and 1 / sqrt(variance + eps) of each set, perhaps variance.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -274,6 +275,26 @@ def test_bits_are_those_of_one_thread(
                 assert torch.equal(a, b)
     finally:
         torch.set_num_threads(threads)
+
+
+@needs_extension
+@pytest.mark.parametrize("groups", [0, 4])
+def test_threads_share_the_work(groups: int) -> None:
+    """By the processor time of the calling thread, beside that of all."""
+    x, weight, bias = draw((16, 8, 64, 64)), draw((8,)), draw((8,))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        results(call(Ours, groups), x, weight, bias)
+        leaves = [t.requires_grad_() for t in (x, weight, bias)]
+        start, own = time.process_time(), time.thread_time()
+        for _ in range(50):
+            y = call(Ours, groups)(*leaves)
+            torch.autograd.grad(y, leaves, y.detach())
+        whole, own = time.process_time() - start, time.thread_time() - own
+    finally:
+        torch.set_num_threads(threads)
+    assert whole > 1.3 * own
 
 
 def test_copies_and_checkpoints() -> None:
