@@ -17,8 +17,10 @@
 #define MISH_INLINE __device__ __forceinline__
 #elif defined(__GNUC__)
 #define MISH_INLINE inline __attribute__((always_inline))
+#define MISH_INLINE_LAMBDA __attribute__((always_inline))
 #else
 #define MISH_INLINE inline
+#define MISH_INLINE_LAMBDA
 #endif
 
 namespace mish {
@@ -75,12 +77,15 @@ struct RefinedFloat : L {
   static constexpr double kLowest = -88, kSaturation = 20;
   static constexpr bool kRefined = true;
 
+  static MISH_INLINE Reduced<typename L::V> reduced(typename L::V x) {
+    return reduce<L>(x, kFloatShifter, 0x1.62e4p-1, 0x1.7f7d1cp-20);
+  }
   /// Error of the polynomial: 3.1e-9, with the coefficients as floats 3.8e-9.
-  static MISH_INLINE typename L::V exp(typename L::V x) {
-    return assemble<L>(reduce<L>(x, kFloatShifter, 0x1.62e4p-1, 0x1.7f7d1cp-20),
-                       0.49999993447796487, 0.16666520631709497, 0.041668388045313997,
+  static MISH_INLINE typename L::V exp(const Reduced<typename L::V>& x) {
+    return assemble<L>(x, 0.49999993447796487, 0.16666520631709497, 0.041668388045313997,
                        0.0083687168797281399, 0.0013814598646664035);
   }
+  static MISH_INLINE typename L::V exp(typename L::V x) { return exp(reduced(x)); }
   static MISH_INLINE typename L::V divide(typename L::V a, typename L::V b) { return a / b; }
   static MISH_INLINE typename L::V reciprocal(typename L::V b) { return L::set(1) / b; }
 };
@@ -90,11 +95,15 @@ template <class L>
 struct PlainFloat : RefinedFloat<L> {
   static constexpr bool kRefined = false;
 
-  /// Error of the polynomial: 1.1e-7; of k times ln 2: at most 2.4e-7, without FMA 4.0e-6.
-  static MISH_INLINE typename L::V exp(typename L::V x) {
-    return assemble<L>(reduce<L>(x, kFloatShifter, 0.6931471805599453), 0.49999231495155517,
-                       0.16667114648959298, 0.041890156838762861, 0.0083125202351989878);
+  static MISH_INLINE Reduced<typename L::V> reduced(typename L::V x) {
+    return reduce<L>(x, kFloatShifter, 0.6931471805599453);
   }
+  /// Error of the polynomial: 1.1e-7; of k times ln 2: at most 2.4e-7, without FMA 4.0e-6.
+  static MISH_INLINE typename L::V exp(const Reduced<typename L::V>& x) {
+    return assemble<L>(x, 0.49999231495155517, 0.16667114648959298, 0.041890156838762861,
+                       0.0083125202351989878);
+  }
+  static MISH_INLINE typename L::V exp(typename L::V x) { return exp(reduced(x)); }
 };
 
 template <class L>
@@ -102,15 +111,18 @@ struct RefinedDouble : L {
   static constexpr double kLowest = -709.0895657128241, kSaturation = 22;
   static constexpr bool kRefined = true;
 
+  static MISH_INLINE Reduced<typename L::V> reduced(typename L::V x) {
+    return reduce<L>(x, kDoubleShifter, 0x1.62e42fefa38p-1, 0x1.ef35793c7673p-45);
+  }
   /// Error of the polynomial: 3.7e-18, 0.03 of the last bit.
-  static MISH_INLINE typename L::V exp(typename L::V x) {
-    return assemble<L>(reduce<L>(x, kDoubleShifter, 0x1.62e42fefa38p-1, 0x1.ef35793c7673p-45),
-                       0.50000000000000106271, 0.16666666666666412523, 0.04166666666653015859,
+  static MISH_INLINE typename L::V exp(const Reduced<typename L::V>& x) {
+    return assemble<L>(x, 0.50000000000000106271, 0.16666666666666412523, 0.04166666666653015859,
                        0.0083333333334944616641, 0.0013888888943630112946,
                        0.00019841269506578687653, 0.000024801493098906550659,
                        2.7557586373840163694e-6, 2.7630248379211443975e-7,
                        2.5000061602835666699e-8);
   }
+  static MISH_INLINE typename L::V exp(typename L::V x) { return exp(reduced(x)); }
   static MISH_INLINE typename L::V divide(typename L::V a, typename L::V b) { return a / b; }
   static MISH_INLINE typename L::V reciprocal(typename L::V b) { return L::set(1) / b; }
 };

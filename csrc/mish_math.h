@@ -39,21 +39,29 @@
 
 namespace mish {
 
+template <class A>
+struct Clamped {
+  using V = typename A::V;
+  V bounded_below;  // x, but at least kLowest
+  V clamped;        // x in [kLowest, kSaturation]
+
+  Clamped() = default;
+  MISH_INLINE explicit Clamped(V x)
+      : bounded_below(A::max(A::set(A::kLowest), x)),
+        clamped(A::min(A::set(A::kSaturation), bounded_below)) {}
+};
+
 /// x, clamped, and its exponential: the part that value, slope and curvature share. A type of its
 /// own, so that a loop can compute it for the next x before it finishes this one. Callers with one
 /// x pass the number itself, value<A>(x), which converts.
 template <class A>
-struct Point {
+struct Point : Clamped<A> {
   using V = typename A::V;
-  V bounded_below;  // x, but at least kLowest
-  V clamped;        // x in [kLowest, kSaturation]
-  V e;              // e^clamped
+  V e;  // e^clamped
 
   Point() = default;
-  MISH_INLINE Point(V x)
-      : bounded_below(A::max(A::set(A::kLowest), x)),
-        clamped(A::min(A::set(A::kSaturation), bounded_below)),
-        e(A::exp(clamped)) {}
+  MISH_INLINE Point(V x) : Clamped<A>(x), e(A::exp(this->clamped)) {}
+  MISH_INLINE Point(const Clamped<A>& x, V e) : Clamped<A>(x), e(e) {}
 };
 
 /// f(x). The product uses bounded_below, so that -inf gives -88 * 0, not -inf * 0.

@@ -53,24 +53,27 @@ inline Moments combined(const Moments& a, double n, const Moments& b, double m) 
           a.squares + b.squares + distance * distance * n * share};
 }
 
+/// Of g, and of g u with u = x - centre: pointers to one number for each row, or to one for all.
 struct Sums {
-  double g, gu;  // u = x - centre
+  double *g, *gu;
 };
 
-/// For one element type and instruction set. Those with `sets` work on so many adjacent sets of
-/// rows, `rows.length` elements apart, each with an Affine of its own. Sums are made in an order
-/// that hangs on the sizes alone.
+/// Rows that have an Affine of their own, at most at a time.
+inline constexpr int64_t kMostApart = 128;
+
+/// For one element type and instruction set. Rows have one Affine, and one of each sum, for all, or
+/// with `apart` for each. Sums are made in an order that hangs on the sizes alone.
 struct NormKernels {
   Moments (*moments)(const void* x, Rows rows);
   /// y = f(z)
-  void (*apply)(void* y, const void* x, Rows rows, int64_t sets, const Affine* affine);
-  /// One Sums for each set. Writes g, unless it is null.
-  void (*reduce)(void* g, const void* dy, const void* x, Rows rows, int64_t sets,
-                 const Affine* affine, Sums* sums);
+  void (*apply)(void* y, const void* x, Rows rows, const Affine* affines, bool apart);
+  /// Adds to `sums`. Writes g, unless it is null.
+  void (*reduce)(void* g, const void* dy, const void* x, Rows rows, const Affine* affines,
+                 bool apart, Sums sums);
   /// dx = scale g + p (x - centre) + q. With `reduced`, dy is what reduce wrote as g, which may be
   /// the same memory as dx; else g is made of dy again.
-  void (*finish)(void* dx, const void* dy, bool reduced, const void* x, Rows rows, int64_t sets,
-                 const Affine* affine, double p, double q);
+  void (*finish)(void* dx, const void* dy, bool reduced, const void* x, Rows rows,
+                 const Affine* affines, bool apart, double p, double q);
 };
 
 /// The kernels for an element type; `isa` must be supported.

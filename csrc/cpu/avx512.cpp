@@ -20,6 +20,7 @@ namespace mish::cpu {
 namespace {
 
 struct Float {
+  using Element = float;
   using V = float __attribute__((vector_size(64)));
   static constexpr int kWidth = 16;
   static MISH_INLINE V set(double c) { return _mm512_set1_ps(static_cast<float>(c)); }
@@ -35,6 +36,7 @@ struct Float {
 };
 
 struct Double {
+  using Element = double;
   using V = double __attribute__((vector_size(64)));
   static constexpr int kWidth = 8;
   static MISH_INLINE V set(double c) { return _mm512_set1_pd(c); }
@@ -51,9 +53,9 @@ struct Double {
 
 using Float16 = Float;
 
-/// There are registers for two steps at a time.
+/// There are registers for three steps of one part at a time, or two of two.
 template <int kParts>
-constexpr bool kPipelined = true;
+constexpr int kPipelined = kParts == 1 ? 3 : 2;
 
 MISH_INLINE void load(const float* from, Float::V (&x)[1]) { x[0] = _mm512_loadu_ps(from); }
 MISH_INLINE void store(float* to, const Float::V (&x)[1]) { _mm512_storeu_ps(to, x[0]); }
@@ -127,6 +129,38 @@ MISH_INLINE double sum(Double::V x) { return _mm512_reduce_add_pd(x); }
 MISH_INLINE double sum(Float::V x) {
   return sum(_mm512_cvtps_pd(_mm512_castps512_ps256(x)) +
              _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)));
+}
+/// In lane j, all lanes of x[j].
+MISH_INLINE Double::V sums(const Double::V (&x)[8]) {
+  Double::V two[4], four[2];
+  for (int k = 0; k < 4; ++k) {
+    two[k] =
+        _mm512_unpacklo_pd(x[2 * k], x[2 * k + 1]) + _mm512_unpackhi_pd(x[2 * k], x[2 * k + 1]);
+  }
+  for (int k = 0; k < 2; ++k) {
+    four[k] = _mm512_shuffle_f64x2(two[2 * k], two[2 * k + 1], 0x88) +
+              _mm512_shuffle_f64x2(two[2 * k], two[2 * k + 1], 0xdd);
+  }
+  return _mm512_shuffle_f64x2(four[0], four[1], 0x88) +
+         _mm512_shuffle_f64x2(four[0], four[1], 0xdd);
+}
+MISH_INLINE Float::V sums(const Float::V (&x)[16]) {
+  Float::V two[8], four[4], eight[2];
+  for (int k = 0; k < 8; ++k) {
+    two[k] =
+        _mm512_unpacklo_ps(x[2 * k], x[2 * k + 1]) + _mm512_unpackhi_ps(x[2 * k], x[2 * k + 1]);
+  }
+  for (int k = 0; k < 4; ++k) {
+    const __m512d a = _mm512_castps_pd(two[2 * k]), b = _mm512_castps_pd(two[2 * k + 1]);
+    four[k] =
+        _mm512_castpd_ps(_mm512_unpacklo_pd(a, b)) + _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+  }
+  for (int k = 0; k < 2; ++k) {
+    eight[k] = _mm512_shuffle_f32x4(four[2 * k], four[2 * k + 1], 0x88) +
+               _mm512_shuffle_f32x4(four[2 * k], four[2 * k + 1], 0xdd);
+  }
+  return _mm512_shuffle_f32x4(eight[0], eight[1], 0x88) +
+         _mm512_shuffle_f32x4(eight[0], eight[1], 0xdd);
 }
 /// Both at once.
 MISH_INLINE void add_sums(Double::V x, Double::V y, double (&totals)[2]) {

@@ -18,6 +18,7 @@ MISH_INLINE To bits_as(From from) {
 
 template <class T, class Bits, int kMantissa>
 struct Scalar {
+  using Element = T;
   using V = T;
   static constexpr int kWidth = 1;
   static MISH_INLINE V set(double c) { return static_cast<V>(c); }
@@ -51,10 +52,14 @@ using Float16 = Scalar<float, uint32_t, 23>;
 
 MISH_INLINE double sum(float x) { return x; }
 MISH_INLINE double sum(double x) { return x; }
+template <class V>
+MISH_INLINE V sums(const V (&x)[1]) {
+  return x[0];
+}
 
 /// Compilers do not vectorise a pipelined loop.
 template <int kParts>
-constexpr bool kPipelined = false;
+constexpr int kPipelined = 1;
 
 MISH_INLINE void load(const float* from, float (&x)[1]) { x[0] = *from; }
 MISH_INLINE void store(float* to, const float (&x)[1]) { *to = x[0]; }

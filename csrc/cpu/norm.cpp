@@ -2,7 +2,7 @@
 // combine. Bits hang on the shape alone, not on the threads.
 #include <algorithm>
 #include <cmath>
-#include <memory>
+#include <numeric>
 #include <vector>
 
 #include "cpu/table.h"
@@ -13,8 +13,6 @@ namespace {
 
 /// Elements that a kernel is given at most of one set of rows.
 constexpr int64_t kPart = 32768;
-/// Adjacent sets that it is given at most.
-constexpr int64_t kSets = 32;
 
 /// Sets of rows that are alike, `set_step` elements from one to the next. Each has parts, of one
 /// row if rows are long, else of several rows.
@@ -85,7 +83,7 @@ struct Plan {
       by_sample ? Sets{shape.batch * shape.channels, shape.size, {1, shape.size, 0}} : sets;
   /// In how many pieces kernels get the rows of a set: parts of one channel, or several channels.
   const int64_t parts = rows.parts();
-  const int64_t pieces = parts > 1 ? channels * parts : (channels + kSets - 1) / kSets;
+  const int64_t pieces = parts > 1 ? channels * parts : (channels + kMostApart - 1) / kMostApart;
 
   /// Of a set.
   int64_t elements() const { return sets.rows.count * sets.rows.length; }
@@ -100,14 +98,15 @@ struct Plan {
   const double* const weight = norm.weight ? norm.weight : ones.data();
   const double* const bias = norm.bias ? norm.bias : zeros.data();
 
-  /// Calls work(offset in bytes, rows, sets, affines, index of the first sums).
+  /// Calls work(offset in bytes, rows, affines, whether each row has its own, index of the first
+  /// sums).
   template <class Work>
   void piece(int64_t set, int64_t index, const Work& work) const {
-    const int64_t skipped = parts > 1 ? index / parts : index * kSets;
-    const int64_t count = parts > 1 ? 1 : std::min(kSets, channels - skipped);
+    const int64_t skipped = parts > 1 ? index / parts : index * kMostApart;
+    const int64_t count = parts > 1 ? 1 : std::min(kMostApart, channels - skipped);
     const int64_t first = set * channels + skipped, c = channel(set) + skipped;
     const int64_t part = parts > 1 ? index % parts : 0;
-    Affine affines[kSets];
+    Affine affines[kMostApart];
     const auto affine = [&](int64_t of, int64_t channel) -> Affine {
       const double middle = centre(of), scale = weight[channel] * norm.rstd[of];
       return {middle, scale, bias[channel] - scale * (norm.mean[of] - middle)};
@@ -117,7 +116,9 @@ struct Plan {
     } else {
       for (int64_t j = 0; j < count; ++j) affines[j] = affine(set, c + j);
     }
-    work((first * rows.set_step + rows.part_begin(part)) * size_of, rows.part(part), count, affines,
+    Rows some = rows.part(part);
+    if (by_sample) some = {count, some.length, rows.set_step};
+    work((first * rows.set_step + rows.part_begin(part)) * size_of, some, affines, by_sample,
          first * parts + part);
   }
 };
@@ -153,10 +154,9 @@ void NormMish::forward(void* y, const void* x, double eps) const {
     if (variance) variance[set] = all.squares / count;
   };
   const auto write = [&](int64_t set, int64_t index) {
-    plan.piece(set, index,
-               [&](int64_t at, Rows rows, int64_t sets, const Affine* affines, int64_t) {
-                 plan.kernels.apply(shifted(y, at), shifted(x, at), rows, sets, affines);
-               });
+    plan.piece(set, index, [&](int64_t at, Rows rows, const Affine* affines, bool apart, int64_t) {
+      plan.kernels.apply(shifted(y, at), shifted(x, at), rows, affines, apart);
+    });
   };
   in_steps(parallel, plan.sets.count, plan.elements(), given ? 0 : parts, measure, combine,
            plan.pieces, write);
@@ -168,34 +168,32 @@ void NormMish::backward(void* dx, double* dweight, double* dbias, const void* dy
   const Plan plan = {*this, shape.groups > 0 || !reduces};
   // What would be rounded to 16 bits is computed again.
   const bool keeps = reduces && plan.size_of > 2;
-  const std::unique_ptr<Sums[]> sums(new Sums[reduces ? plan.rows.count * plan.parts : 0]);
+  std::vector<double> of_g(reduces ? plan.rows.count * plan.parts : 0), of_gu(of_g.size());
   struct Line {
     double p, q;
   };
   std::vector<Line> lines(plan.sets.count);
   const auto reduce = [&](int64_t set, int64_t index) {
-    plan.piece(set, index,
-               [&](int64_t at, Rows rows, int64_t sets, const Affine* affines, int64_t first) {
-                 plan.kernels.reduce(keeps ? shifted(dx, at) : nullptr, shifted(dy, at),
-                                     shifted(x, at), rows, sets, affines, &sums[first]);
-               });
+    plan.piece(
+        set, index, [&](int64_t at, Rows rows, const Affine* affines, bool apart, int64_t first) {
+          plan.kernels.reduce(keeps ? shifted(dx, at) : nullptr, shifted(dy, at), shifted(x, at),
+                              rows, affines, apart, {&of_g[first], &of_gu[first]});
+        });
   };
   const auto combine = [&](int64_t set) {
     if (!reduces) return;
     const double r = rstd[set], rest = mean[set] - plan.centre(set);
     double a = 0, b = 0;
     const int64_t c = plan.channel(set);
+    double* const g = &of_g[set * plan.channels * plan.parts];
+    double* const gu = &of_gu[set * plan.channels * plan.parts];
     for (int64_t j = 0; j < plan.channels; ++j) {
-      Sums* const of_parts = &sums[(set * plan.channels + j) * plan.parts];
-      Sums& total = of_parts[0];
-      for (int64_t part = 1; part < plan.parts; ++part) {
-        total.g += of_parts[part].g;
-        total.gu += of_parts[part].gu;
-      }
-      total.gu -= rest * total.g;
-      a += plan.weight[c + j] * total.g;
-      b += plan.weight[c + j] * total.gu;
-      total.gu *= r;
+      // Of all parts, to the place of the first channels' first.
+      g[j] = std::accumulate(g + j * plan.parts, g + (j + 1) * plan.parts, 0.0);
+      gu[j] = std::accumulate(gu + j * plan.parts, gu + (j + 1) * plan.parts, 0.0) - rest * g[j];
+      a += plan.weight[c + j] * g[j];
+      b += plan.weight[c + j] * gu[j];
+      gu[j] *= r;
     }
     if (given) return;
     const auto count = static_cast<double>(plan.elements());
@@ -203,11 +201,10 @@ void NormMish::backward(void* dx, double* dweight, double* dbias, const void* dy
     lines[set] = {p, -r * a / count - p * rest};
   };
   const auto finish = [&](int64_t set, int64_t index) {
-    plan.piece(
-        set, index, [&](int64_t at, Rows rows, int64_t sets, const Affine* affines, int64_t) {
-          plan.kernels.finish(shifted(dx, at), keeps ? shifted(dx, at) : shifted(dy, at), keeps,
-                              shifted(x, at), rows, sets, affines, lines[set].p, lines[set].q);
-        });
+    plan.piece(set, index, [&](int64_t at, Rows rows, const Affine* affines, bool apart, int64_t) {
+      plan.kernels.finish(shifted(dx, at), keeps ? shifted(dx, at) : shifted(dy, at), keeps,
+                          shifted(x, at), rows, affines, apart, lines[set].p, lines[set].q);
+    });
   };
   in_steps(parallel, plan.sets.count, plan.elements(), reduces ? plan.pieces : 0, reduce, combine,
            dx ? plan.pieces : 0, finish);
@@ -216,10 +213,13 @@ void NormMish::backward(void* dx, double* dweight, double* dbias, const void* dy
   }
   const int64_t samples = reduces ? plan.rows.count / shape.channels : 0;
   for (int64_t n = 0; n < samples; ++n) {
-    for (int64_t c = 0; c < shape.channels; ++c) {
-      const Sums& total = sums[(n * shape.channels + c) * plan.parts];
-      if (dweight) dweight[c] += total.gu;
-      if (dbias) dbias[c] += total.g;
+    for (int64_t set = 0; set < shape.channels / plan.channels; ++set) {
+      const int64_t from = (n * shape.channels + set * plan.channels) * plan.parts;
+      const int64_t to = set * plan.channels;
+      for (int64_t j = 0; j < plan.channels; ++j) {
+        if (dweight) dweight[to + j] += of_gu[from + j];
+        if (dbias) dbias[to + j] += of_g[from + j];
+      }
     }
   }
 }

@@ -37,9 +37,9 @@ MISH_INLINE void add_sums(V x, V y, double (&totals)[2]) {
 
 /// From a place to the one that is worked on 4 KiB or a row later, in elements: see prefetch().
 template <class T>
-MISH_INLINE int64_t ahead(Rows rows, int64_t sets) {
+MISH_INLINE int64_t ahead(Rows rows) {
   const int64_t page = 4096 / sizeof(T);
-  return rows.length >= 2 * page || rows.count == 1 || sets > 1 ? page : rows.step;
+  return rows.length >= 2 * page || rows.count == 1 || rows.step < page ? page : rows.step;
 }
 template <int kForWriting, class T>
 MISH_INLINE void prefetch_at(const T* place, int64_t distance) {
@@ -60,9 +60,32 @@ struct Block {
   Block() = default;
   MISH_INLINE explicit Block(const T* from) { load(from, part); }
   MISH_INLINE Block(const T* from, int64_t n, T filling) { load_some(from, n, filling, part); }
+  /// The first n elements, and zeros behind them.
+  MISH_INLINE Block(const T* from, int64_t n) {
+    if (n >= kWidth) {
+      load(from, part);
+    } else {
+      load_some(from, n, T{}, part);
+    }
+  }
   MISH_INLINE void write(T* to) const { store(to, part); }
-  MISH_INLINE void write(T* to, int64_t n) const { store_some(to, n, part); }
+  MISH_INLINE void write(T* to, int64_t n) const {
+    if (n >= kWidth) {
+      store(to, part);
+    } else {
+      store_some(to, n, part);
+    }
+  }
 };
+
+/// Calls visit(i, n) for the n elements of each step of a row, from i on.
+template <class T, class Visit>
+MISH_INLINE void each_block(int64_t columns, const Visit& visit) {
+  constexpr int64_t kWidth = PlanOf<T>::kWidth;
+  int64_t i = 0;
+  for (; i <= columns - kWidth; i += kWidth) visit(i, kWidth);
+  if (i < columns) visit(i, columns - i);
+}
 
 // --- Moments: the sums of distances from a number near the mean, and of their squares ---
 
@@ -87,7 +110,7 @@ MISH_INLINE void distances(const T* x, Rows rows, typename Block<T>::V centre, T
     }
   };
   clear();
-  const int64_t far = ahead<T>(rows, 1);
+  const int64_t far = ahead<T>(rows);
   int added = 0;
   for (int64_t row = 0; row < rows.count; ++row, x += rows.step) {
     for (int64_t i = 0; i < rows.length;) {
@@ -171,215 +194,242 @@ Moments moments(const void* data, Rows rows) {
   }
 }
 
-// --- The others: a step begins with x and ends with what else it reads and writes ---
-
-/// z and u of a step.
-template <class T>
-struct Begun {
-  Point<typename PlanOf<T>::A> z[PlanOf<T>::kParts];
-  typename PlanOf<T>::A::V u[PlanOf<T>::kParts];
-};
+// --- The others: of each z = scale u + shift, where u = x - centre, f(z) or f'(z) goes to a
+// kernel, which does the rest. A kernel is told when a row, or a part of a long one, begins and
+// ends. ---
 
 template <class T>
-struct Normalise {
-  using B = Block<T>;
-  using A = typename B::A;
-  using V = typename B::V;
+struct Line {
+  using A = typename Block<T>::A;
+  using Element = typename A::Element;
+  using V = typename A::V;
   V centre, scale, shift;
 
-  MISH_INLINE explicit Normalise(const Affine& affine)
-      : centre(A::set(affine.centre)), scale(A::set(affine.scale)), shift(A::set(affine.shift)) {}
-
-  MISH_INLINE Begun<T> begin(const B& x) const {
-    Begun<T> begun;
-    for (int part = 0; part < B::kParts; ++part) {
-      begun.u[part] = x.part[part] - centre;
-      begun.z[part] = Point<A>(A::fma(scale, begun.u[part], shift));
-    }
-    return begun;
-  }
+  MISH_INLINE explicit Line(const Element* affine)
+      : centre(A::set(affine[0])), scale(A::set(affine[1])), shift(A::set(affine[2])) {}
+  MISH_INLINE V z(V x) const { return A::fma(scale, x - centre, shift); }
 };
 
+/// The affines of some rows, as numbers of the kind that is computed with.
 template <class T>
-struct Apply : Normalise<T> {
-  using typename Normalise<T>::B;
-  using typename Normalise<T>::A;
-  static constexpr bool kReads = false;
-
-  MISH_INLINE explicit Apply(const Affine& affine) : Normalise<T>(affine) {}
-
-  MISH_INLINE B end(const Begun<T>& begun, const B&) {
-    B y;
-    for (int part = 0; part < B::kParts; ++part) y.part[part] = value<A>(begun.z[part]);
-    return y;
-  }
-};
-
-template <class T>
-struct Reduce : Normalise<T> {
-  using typename Normalise<T>::B;
-  using typename Normalise<T>::A;
-  using typename Normalise<T>::V;
-  static constexpr bool kReads = true;
-  V g, gu;
-  double sums[2];
-  int added;
-
-  MISH_INLINE explicit Reduce(const Affine& affine)
-      : Normalise<T>(affine), g(A::set(0)), gu(A::set(0)), sums{0, 0}, added(0) {}
-
-  MISH_INLINE B end(const Begun<T>& begun, const B& dy) {
-    B result;
-    for (int part = 0; part < B::kParts; ++part) {
-      const V one = dy.part[part] * slope<A>(begun.z[part]);
-      result.part[part] = one;
-      g = g + one;
-      gu = A::fma(one, begun.u[part], gu);
+class Lines {
+ public:
+  Lines(const Affine* affines, Rows rows, bool apart) : apart_(apart) {
+    const int64_t count = apart ? rows.count : 1;
+    for (int64_t j = 0; j < count; ++j) {
+      numbers_[3 * j] = static_cast<Element>(affines[j].centre);
+      numbers_[3 * j + 1] = static_cast<Element>(affines[j].scale);
+      numbers_[3 * j + 2] = static_cast<Element>(affines[j].shift);
     }
-    if (++added == kRun) flush();
-    return result;
   }
-  MISH_INLINE void flush() {
-    add_sums(g, gu, sums);
-    g = gu = A::set(0);
-    added = 0;
+  MISH_INLINE Line<T> operator[](int64_t row) const {
+    return Line<T>(numbers_ + (apart_ ? 3 * row : 0));
   }
+
+ private:
+  using Element = typename Block<T>::A::Element;
+  const bool apart_;
+  Element numbers_[3 * kMostApart];
 };
 
-template <class T>
-struct Finish : Normalise<T> {
-  using typename Normalise<T>::B;
-  using typename Normalise<T>::A;
-  using typename Normalise<T>::V;
-  static constexpr bool kReads = true;
-  V p, q;
-
-  MISH_INLINE Finish(const Affine& affine, double p, double q)
-      : Normalise<T>(affine), p(A::set(p)), q(A::set(q)) {}
-
-  MISH_INLINE B end(const Begun<T>& begun, const B& dy) {
-    B dx;
-    for (int part = 0; part < B::kParts; ++part) {
-      const V g = dy.part[part] * slope<A>(begun.z[part]);
-      dx.part[part] = A::fma(this->scale, g, A::fma(p, begun.u[part], q));
-    }
-    return dx;
-  }
-};
-
-/// With g given.
-template <class T>
-struct FinishReduced : Finish<T> {
-  using typename Normalise<T>::B;
-  using typename Normalise<T>::A;
-
-  MISH_INLINE FinishReduced(const Affine& affine, double p, double q) : Finish<T>(affine, p, q) {}
-  MISH_INLINE B begin(const B& x) const { return x; }
-  MISH_INLINE B end(const B& x, const B& g) {
-    B dx;
-    for (int part = 0; part < B::kParts; ++part) {
-      dx.part[part] =
-          A::fma(this->scale, g.part[part], A::fma(this->p, x.part[part] - this->centre, this->q));
-    }
-    return dx;
-  }
-};
-
-/// All rows of all sets, one behind the other. `make(set)` gives the kernel of a set, `done(set,
-/// kernel)` takes it back. `out` may be null, or the memory of `dy`.
-template <class Kernel, class T, class Make, class Done>
-MISH_INLINE void walk(T* out, const T* dy, const T* x, Rows rows, int64_t sets, const Make& make,
-                      const Done& done) {
+/// All steps of all rows, row after row.
+template <Op op, class T, class Kernel>
+void over_rows(const T* x, Rows rows, const Lines<T>& lines, Kernel kernel) {
   using B = Block<T>;
   constexpr int64_t kWidth = B::kWidth;
-  const int64_t n = rows.length;
-  // Filled up with dy = 0, and so with g = 0.
-  const auto get = [&](const T* from, int64_t i) {
-    return i + kWidth <= n ? B(from + i) : B(from + i, n - i, T{});
-  };
-  const auto end = [&](Kernel& kernel, const auto& begun, int64_t row, int64_t i) {
-    const B result = kernel.end(begun, Kernel::kReads ? get(dy + row, i) : B());
-    if (!out) return;
-    if (i + kWidth <= n) {
-      result.write(out + row + i);
-    } else {
-      result.write(out + row + i, n - i);
-    }
-  };
-  const int64_t far = ahead<T>(rows, sets);
-  int64_t set = 0, left = rows.count, row = 0;
-  Kernel kernel = make(0);
-  auto begun = kernel.begin(get(x, 0));
-  for (;;) {
-    int64_t i = 0;
-    for (; i + 2 * kWidth <= n; i += kWidth) {
-      prefetch_at<0>(x + row + i, far);
-      if constexpr (Kernel::kReads) prefetch_at<0>(dy + row + i, far);
-      if (out) prefetch_at<1>(out + row + i, far);
-      // A step is one long chain of results that wait for each other; see whole_steps().
-      const auto next = kernel.begin(B(x + row + i + kWidth));
-      end(kernel, begun, row, i);
-      begun = next;
-    }
-    if (i + kWidth < n) {
-      const auto next = kernel.begin(get(x + row, i + kWidth));
-      end(kernel, begun, row, i);
-      begun = next;
-      i += kWidth;
-    }
-    if (--left > 0) {
-      const auto next = kernel.begin(get(x + row + rows.step, 0));
-      end(kernel, begun, row, i);
-      begun = next;
-      row += rows.step;
-    } else if (set + 1 < sets) {
-      Kernel other = make(set + 1);
-      const auto next = other.begin(get(x + (set + 1) * n, 0));
-      end(kernel, begun, row, i);
-      done(set, kernel);
-      kernel = other;
-      begun = next;
-      row = ++set * n;
-      left = rows.count;
-    } else {
-      end(kernel, begun, row, i);
-      return done(set, kernel);
-    }
-  }
-}
-
-template <class T>
-void apply(void* y, const void* x, Rows rows, int64_t sets, const Affine* affine) {
-  walk<Apply<T>>(
-      static_cast<T*>(y), static_cast<const T*>(nullptr), static_cast<const T*>(x), rows, sets,
-      [=](int64_t set) { return Apply<T>(affine[set]); }, [](int64_t, const Apply<T>&) {});
-}
-
-template <class T>
-void reduce(void* g, const void* dy, const void* x, Rows rows, int64_t sets, const Affine* affine,
-            Sums* sums) {
-  walk<Reduce<T>>(
-      static_cast<T*>(g), static_cast<const T*>(dy), static_cast<const T*>(x), rows, sets,
-      [=](int64_t set) { return Reduce<T>(affine[set]); },
-      [=](int64_t set, Reduce<T>& kernel) {
-        kernel.flush();
-        sums[set] = {kernel.sums[0], kernel.sums[1]};
+  const int64_t length = rows.length, steps = (length + kWidth - 1) / kWidth;
+  const int64_t far = ahead<T>(rows);
+  // Where the first stage of a step is, and where the last.
+  int64_t row = 0, i = 0, last_row = 0, last_i = 0;
+  Line<T> line = lines[0];
+  kernel.begin(0, line);
+  each_step<T>(
+      rows.count * steps,
+      [&](int64_t, Numbers<T>& z) MISH_INLINE_LAMBDA {
+        prefetch_at<0>(x + i, far);
+        const B block(x + i, length - i);
+        for (int part = 0; part < B::kParts; ++part) z[part] = line.z(block.part[part]);
+        if ((i += kWidth) < length) return;
+        i = 0;
+        x += rows.step;
+        if (++row < rows.count) line = lines[row];
+      },
+      [&](int64_t, const Points<T>& points) MISH_INLINE_LAMBDA {
+        B result;
+        for (int part = 0; part < B::kParts; ++part) {
+          result.part[part] = derivative<op>(points.parts[part]);
+        }
+        kernel.step(last_i, length - last_i, result);
+        if ((last_i += kWidth) < length) return;
+        last_i = 0;
+        kernel.end();
+        if (++last_row < rows.count) kernel.begin(last_row * rows.step, lines[last_row]);
       });
 }
 
-template <class Kernel, class T>
-void finish_by(void* dx, const void* dy, const void* x, Rows rows, int64_t sets,
-               const Affine* affine, double p, double q) {
-  walk<Kernel>(
-      static_cast<T*>(dx), static_cast<const T*>(dy), static_cast<const T*>(x), rows, sets,
-      [=](int64_t set) { return Kernel(affine[set], p, q); }, [](int64_t, const Kernel&) {});
+template <class T>
+struct Apply {
+  T* y;
+  int64_t far;
+  T* row = nullptr;
+
+  MISH_INLINE void begin(int64_t at, const Line<T>&) { row = y + at; }
+  MISH_INLINE void step(int64_t i, int64_t n, const Block<T>& value) {
+    prefetch_at<1>(row + i, far);
+    value.write(row + i, n);
+  }
+  MISH_INLINE void end() {}
+};
+
+template <class T>
+void apply(void* y, const void* x, Rows rows, const Affine* affines, bool apart) {
+  Apply<T> kernel{static_cast<T*>(y), ahead<T>(rows)};
+  over_rows<Op::kForward>(static_cast<const T*>(x), rows, Lines<T>(affines, rows, apart), kernel);
+}
+
+/// The sums of rows, which are added up for as many rows as a vector has lanes at a time.
+template <class T>
+class RowSums {
+ public:
+  using A = typename Block<T>::A;
+  using V = typename A::V;
+
+  RowSums(Sums sums, bool apart) : sums_(sums), apart_(apart) {}
+  MISH_INLINE void add(V g, V gu) {
+    g_[count_] = g;
+    gu_[count_] = gu;
+    if (++count_ == A::kWidth) flush();
+  }
+  void flush() {
+    for (int j = count_; j < A::kWidth; ++j) g_[j] = gu_[j] = A::set(0);
+    typename A::Element g[A::kWidth], gu[A::kWidth];
+    const V of_g[1] = {sums(g_)}, of_gu[1] = {sums(gu_)};
+    store(g, of_g);
+    store(gu, of_gu);
+    if (apart_) {
+      for (int j = 0; j < count_; ++j) sums_.g[j] += g[j];
+      for (int j = 0; j < count_; ++j) sums_.gu[j] += gu[j];
+      sums_ = {sums_.g + count_, sums_.gu + count_};
+    } else {
+      for (int j = 0; j < count_; ++j) *sums_.g += g[j];
+      for (int j = 0; j < count_; ++j) *sums_.gu += gu[j];
+    }
+    count_ = 0;
+  }
+
+ private:
+  Sums sums_;
+  const bool apart_;
+  int count_ = 0;
+  V g_[A::kWidth], gu_[A::kWidth];
+};
+
+template <class T, bool kWrites>
+struct Reduce {
+  using B = Block<T>;
+  using A = typename B::A;
+  using V = typename A::V;
+  T* g;
+  const T *dy, *x;
+  int64_t far;
+  RowSums<T>* rows;
+  int64_t at = 0;
+  V centre = {}, sum = {}, sum_u = {}, run = {}, run_u = {};
+  int added = 0;
+
+  MISH_INLINE void begin(int64_t row, const Line<T>& line) {
+    at = row;
+    centre = line.centre;
+    sum = sum_u = run = run_u = A::set(0);
+    added = 0;
+  }
+  MISH_INLINE void step(int64_t i, int64_t n, const B& slope) {
+    prefetch_at<0>(dy + at + i, far);
+    if constexpr (kWrites) prefetch_at<1>(g + at + i, far);
+    B one(dy + at + i, n);
+    const B from(x + at + i, n);
+    for (int part = 0; part < B::kParts; ++part) {
+      V& product = one.part[part];
+      product = product * slope.part[part];
+      run = run + product;
+      run_u = A::fma(product, from.part[part] - centre, run_u);
+    }
+    if constexpr (kWrites) one.write(g + at + i, n);
+    if (++added == kRun) {
+      sum = sum + run;
+      sum_u = sum_u + run_u;
+      run = run_u = A::set(0);
+      added = 0;
+    }
+  }
+  MISH_INLINE void end() { rows->add(sum + run, sum_u + run_u); }
+};
+
+template <bool kWrites, class T>
+void reduce_to(T* g, const T* dy, const T* x, Rows rows, const Affine* affines, bool apart,
+               Sums sums) {
+  RowSums<T> row_sums(sums, apart);
+  Reduce<T, kWrites> kernel{g, dy, x, ahead<T>(rows), &row_sums};
+  over_rows<Op::kBackward>(x, rows, Lines<T>(affines, rows, apart), kernel);
+  row_sums.flush();
 }
 
 template <class T>
-void finish(void* dx, const void* dy, bool reduced, const void* x, Rows rows, int64_t sets,
-            const Affine* affine, double p, double q) {
-  const auto by = reduced ? finish_by<FinishReduced<T>, T> : finish_by<Finish<T>, T>;
-  by(dx, dy, x, rows, sets, affine, p, q);
+void reduce(void* g, const void* dy, const void* x, Rows rows, const Affine* affines, bool apart,
+            Sums sums) {
+  const auto to = g ? reduce_to<true, T> : reduce_to<false, T>;
+  to(static_cast<T*>(g), static_cast<const T*>(dy), static_cast<const T*>(x), rows, affines, apart,
+     sums);
+}
+
+template <class T>
+struct Finish {
+  using B = Block<T>;
+  using A = typename B::A;
+  using V = typename A::V;
+  T* dx;
+  const T *dy, *x;
+  int64_t far;
+  V p, q;
+  int64_t at = 0;
+  V centre = {}, scale = {};
+
+  MISH_INLINE void begin(int64_t row, const Line<T>& line) {
+    at = row;
+    centre = line.centre;
+    scale = line.scale;
+  }
+  template <bool kReduced = false>
+  MISH_INLINE void step(int64_t i, int64_t n, const B& slope) {
+    prefetch_at<0>(dy + at + i, far);
+    prefetch_at<1>(dx + at + i, far);
+    B result(dy + at + i, n);
+    const B from(x + at + i, n);
+    for (int part = 0; part < B::kParts; ++part) {
+      V& one = result.part[part];
+      if constexpr (!kReduced) one = one * slope.part[part];
+      one = A::fma(scale, one, A::fma(p, from.part[part] - centre, q));
+    }
+    result.write(dx + at + i, n);
+  }
+  MISH_INLINE void end() {}
+};
+
+template <class T>
+void finish(void* dx, const void* dy, bool reduced, const void* x, Rows rows, const Affine* affines,
+            bool apart, double p, double q) {
+  using A = typename Block<T>::A;
+  const T* const from = static_cast<const T*>(x);
+  const Lines<T> lines(affines, rows, apart);
+  Finish<T> kernel{
+      static_cast<T*>(dx), static_cast<const T*>(dy), from, ahead<T>(rows), A::set(p), A::set(q)};
+  if (!reduced) return over_rows<Op::kBackward>(from, rows, lines, kernel);
+  for (int64_t row = 0; row < rows.count; ++row) {
+    kernel.begin(row * rows.step, lines[row]);
+    each_block<T>(rows.length, [&kernel](int64_t i, int64_t n) MISH_INLINE_LAMBDA {
+      kernel.template step<true>(i, n, Block<T>());
+    });
+  }
 }
 
 template <class T>
