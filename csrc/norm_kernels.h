@@ -64,7 +64,7 @@ inline constexpr int64_t kMostApart = 128;
 /// For one element type and instruction set. Rows have one Affine, and one of each sum, for all, or
 /// with `apart` for each. Sums are made in an order that hangs on the sizes alone.
 struct NormKernels {
-  Moments (*moments)(const void* x, Rows rows);
+  void (*moments)(Moments& result, const void* x, const Rows& rows);
   /// y = f(z)
   void (*apply)(void* y, const void* x, Rows rows, const Affine* affines, bool apart);
   /// Adds to `sums`. Writes g, unless it is null.
@@ -74,6 +74,27 @@ struct NormKernels {
   /// the same memory as dx; else g is made of dy again.
   void (*finish)(void* dx, const void* dy, bool reduced, const void* x, Rows rows,
                  const Affine* affines, bool apart, double p, double q);
+
+  // A group of channels with few elements each is one row, with a weight and a bias for each
+  // element, stretched: with t = scale (x - centre) + shift, z = weight t + bias.
+
+  /// Bytes of what is stretched to `length` elements.
+  int64_t (*stretched_size)(int64_t length);
+  /// Repeats the number of each channel for its `size` elements.
+  void (*stretch)(void* to, const double* of_channels, int64_t channels, int64_t size);
+  /// y = f(z)
+  void (*apply_group)(void* y, const void* x, int64_t length, const void* weight, const void* bias,
+                      const Affine& affine);
+  /// Writes weight g, adds its sum and that of weight g t to `sums`, g t to dweight and g to dbias.
+  /// All but dy and x are stretched.
+  void (*reduce_group)(void* g, const void* dy, const void* x, int64_t length, const void* weight,
+                       const void* bias, const Affine& affine, void* dweight, void* dbias,
+                       double (&sums)[2]);
+  /// dx = scale (g - a - b t), g being what reduce_group wrote.
+  void (*finish_group)(void* dx, const void* g, const void* x, int64_t length, const Affine& affine,
+                       double a, double b);
+  /// Adds what is stretched up in each channel. Leaves the memory in another order.
+  void (*gather)(double* of_channels, void* from, int64_t channels, int64_t size);
 };
 
 /// The kernels for an element type; `isa` must be supported.

@@ -1,9 +1,9 @@
 """Pairs of a norm and the Mish behind it, which ``convert(..., fuse_norms=True)`` makes one op.
 
-Both layers stay where they are. The norm computes both, and the activation hands its input on, for
-as long as they stand in their parent as they were found. Whatever becomes of one of them, they ask
-the same question, so Mish is computed once: conv and norm may be merged, a SyncBatchNorm may take
-the norm's place, either may get hooks.
+Both layers stay where they are. The norm computes both for as long as they stand in their parent as
+they were found, and marks its result; the activation hands on what is marked. So Mish is computed
+once, whatever becomes of either: conv and norm may be merged, a SyncBatchNorm may take the norm's
+place, either may get hooks, and all of it in a graph of torch.fx that shares the layers.
 """
 
 from __future__ import annotations
@@ -15,11 +15,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 from torch.serialization import add_safe_globals
 
 from .functional import mish
 from .modules import Mish, MishCuda
-from .norms import LAYERS, BatchNormMish1d, BatchNormMish2d, BatchNormMish3d, GroupNormMish
+from .norms import (
+    LAYERS,
+    BatchNormMish1d,
+    BatchNormMish2d,
+    BatchNormMish3d,
+    GroupNormMish,
+    has_mish_of,
+)
 
 FUSED: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: BatchNormMish1d,
@@ -84,10 +92,14 @@ class MishBehindNorm(Mish):
         """Whether the norm computes the Mish of the pair."""
         return self._pair is not None and self._pair.holds()
 
+    def _count_as_torchs(self) -> None:
+        if type(self) is MishBehindNorm:
+            vars(self)["__module__"] = "torch.nn"
+
     def forward(self, input: Tensor) -> Tensor:
-        if self._steps_aside:
-            return input
-        return mish(input, self.inplace)
+        if is_scripting():  # tensors have no marks there
+            return input if self._steps_aside else mish(input, self.inplace)
+        return input if has_mish_of(input, self._pair) else mish(input, self.inplace)
 
 
 add_safe_globals([NormMishPair, MishBehindNorm])

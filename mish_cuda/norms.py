@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
@@ -107,6 +108,14 @@ def group_norm_mish(
     return C.group_norm_mish(input, num_groups, weight, bias, eps)  # type: ignore[no-any-return]
 
 
+_MARK = "_mish_cuda_pair"
+
+
+def has_mish_of(tensor: Tensor, pair: Any) -> bool:
+    """Whether the norm of a pair has computed the Mish of this tensor, too."""
+    return pair is not None and getattr(tensor, _MARK, None) is pair
+
+
 class _Layer(nn.Module):
     """For torch.fx and what is built on it, a layer of torch.nn, as ``mish_cuda.Mish`` is."""
 
@@ -127,6 +136,13 @@ class _Layer(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._count_as_torchs()
+
+    @torch.jit.unused
+    def _marked(self, output: Tensor) -> Tensor:
+        """The output, marked for the activation of the pair: see ``has_mish_of``."""
+        if self._pair is not None:
+            setattr(output, _MARK, self._pair)
+        return output
 
     def _count_as_torchs(self) -> None:
         if type(self) in LAYERS:  # pickles ask the class
@@ -153,9 +169,10 @@ class _BatchNormMish(_Layer, nn.modules.batchnorm._BatchNorm):
             return F.batch_norm(
                 input, mean, var, self.weight, self.bias, of_batch, momentum, self.eps
             )
-        return batch_norm_mish(
+        output = batch_norm_mish(
             input, mean, var, self.weight, self.bias, of_batch, momentum, self.eps
         )
+        return output if is_scripting() else self._marked(output)
 
 
 class BatchNormMish1d(_BatchNormMish, nn.BatchNorm1d):
@@ -194,7 +211,8 @@ class GroupNormMish(_Layer, nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:
         if self._is_alone:
             return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
-        return group_norm_mish(input, self.num_groups, self.weight, self.bias, self.eps)
+        output = group_norm_mish(input, self.num_groups, self.weight, self.bias, self.eps)
+        return output if is_scripting() else self._marked(output)
 
 
 LAYERS = (BatchNormMish1d, BatchNormMish2d, BatchNormMish3d, GroupNormMish)

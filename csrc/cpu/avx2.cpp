@@ -60,31 +60,6 @@ MISH_INLINE double sum(Float::V x) {
              _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)));
 }
 
-/// In lane j, all lanes of x[j].
-MISH_INLINE Double::V sums(const Double::V (&x)[4]) {
-  Double::V two[2];
-  for (int k = 0; k < 2; ++k) {
-    two[k] =
-        _mm256_unpacklo_pd(x[2 * k], x[2 * k + 1]) + _mm256_unpackhi_pd(x[2 * k], x[2 * k + 1]);
-  }
-  return _mm256_permute2f128_pd(two[0], two[1], 0x20) +
-         _mm256_permute2f128_pd(two[0], two[1], 0x31);
-}
-MISH_INLINE Float::V sums(const Float::V (&x)[8]) {
-  Float::V two[4], four[2];
-  for (int k = 0; k < 4; ++k) {
-    two[k] =
-        _mm256_unpacklo_ps(x[2 * k], x[2 * k + 1]) + _mm256_unpackhi_ps(x[2 * k], x[2 * k + 1]);
-  }
-  for (int k = 0; k < 2; ++k) {
-    const __m256d a = _mm256_castps_pd(two[2 * k]), b = _mm256_castps_pd(two[2 * k + 1]);
-    four[k] =
-        _mm256_castpd_ps(_mm256_unpacklo_pd(a, b)) + _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
-  }
-  return _mm256_permute2f128_ps(four[0], four[1], 0x20) +
-         _mm256_permute2f128_ps(four[0], four[1], 0x31);
-}
-
 /// There are registers for three steps of one part at a time.
 template <int kParts>
 constexpr int kPipelined = kParts == 1 ? 3 : 1;

@@ -130,44 +130,16 @@ MISH_INLINE double sum(Float::V x) {
   return sum(_mm512_cvtps_pd(_mm512_castps512_ps256(x)) +
              _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)));
 }
-/// In lane j, all lanes of x[j].
-MISH_INLINE Double::V sums(const Double::V (&x)[8]) {
-  Double::V two[4], four[2];
-  for (int k = 0; k < 4; ++k) {
-    two[k] =
-        _mm512_unpacklo_pd(x[2 * k], x[2 * k + 1]) + _mm512_unpackhi_pd(x[2 * k], x[2 * k + 1]);
-  }
-  for (int k = 0; k < 2; ++k) {
-    four[k] = _mm512_shuffle_f64x2(two[2 * k], two[2 * k + 1], 0x88) +
-              _mm512_shuffle_f64x2(two[2 * k], two[2 * k + 1], 0xdd);
-  }
-  return _mm512_shuffle_f64x2(four[0], four[1], 0x88) +
-         _mm512_shuffle_f64x2(four[0], four[1], 0xdd);
-}
-MISH_INLINE Float::V sums(const Float::V (&x)[16]) {
-  Float::V two[8], four[4], eight[2];
-  for (int k = 0; k < 8; ++k) {
-    two[k] =
-        _mm512_unpacklo_ps(x[2 * k], x[2 * k + 1]) + _mm512_unpackhi_ps(x[2 * k], x[2 * k + 1]);
-  }
-  for (int k = 0; k < 4; ++k) {
-    const __m512d a = _mm512_castps_pd(two[2 * k]), b = _mm512_castps_pd(two[2 * k + 1]);
-    four[k] =
-        _mm512_castpd_ps(_mm512_unpacklo_pd(a, b)) + _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-  }
-  for (int k = 0; k < 2; ++k) {
-    eight[k] = _mm512_shuffle_f32x4(four[2 * k], four[2 * k + 1], 0x88) +
-               _mm512_shuffle_f32x4(four[2 * k], four[2 * k + 1], 0xdd);
-  }
-  return _mm512_shuffle_f32x4(eight[0], eight[1], 0x88) +
-         _mm512_shuffle_f32x4(eight[0], eight[1], 0xdd);
+/// One by one: a load of both would wait for the two stores before it.
+MISH_INLINE void add(__m128d two, double (&totals)[2]) {
+  totals[0] += _mm_cvtsd_f64(two);
+  totals[1] += _mm_cvtsd_f64(_mm_unpackhi_pd(two, two));
 }
 /// Both at once.
 MISH_INLINE void add_sums(Double::V x, Double::V y, double (&totals)[2]) {
   const __m512d pairs = _mm512_unpacklo_pd(x, y) + _mm512_unpackhi_pd(x, y);
   const __m256d four = _mm512_castpd512_pd256(pairs) + _mm512_extractf64x4_pd(pairs, 1);
-  const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
-  _mm_storeu_pd(totals, _mm_loadu_pd(totals) + two);
+  add(_mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1), totals);
 }
 MISH_INLINE __m256 halves(Float::V x) {
   return _mm512_castps512_ps256(x) + _mm512_extractf32x8_ps(x, 1);
@@ -176,8 +148,7 @@ MISH_INLINE void add_sums(Float::V x, Float::V y, double (&totals)[2]) {
   const __m256 a = halves(x), b = halves(y);
   const __m256 eight = _mm256_unpacklo_ps(a, b) + _mm256_unpackhi_ps(a, b);
   const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
-  const __m128d two = _mm_cvtps_pd(four + _mm_movehl_ps(four, four));
-  _mm_storeu_pd(totals, _mm_loadu_pd(totals) + two);
+  add(_mm_cvtps_pd(four + _mm_movehl_ps(four, four)), totals);
 }
 
 }  // namespace

@@ -52,10 +52,6 @@ using Float16 = Scalar<float, uint32_t, 23>;
 
 MISH_INLINE double sum(float x) { return x; }
 MISH_INLINE double sum(double x) { return x; }
-template <class V>
-MISH_INLINE V sums(const V (&x)[1]) {
-  return x[0];
-}
 
 /// Compilers do not vectorise a pipelined loop.
 template <int kParts>

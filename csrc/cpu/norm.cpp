@@ -91,6 +91,12 @@ struct Plan {
     const double mean = norm.mean[set];
     return norm.dtype == DType::kDouble ? mean : static_cast<float>(mean);
   }
+  void keep(int64_t set, const Moments& moments, double eps) const {
+    const double variance = moments.squares / static_cast<double>(elements());
+    norm.mean[set] = moments.centre + moments.offset;
+    norm.rstd[set] = 1 / std::sqrt(variance + eps);
+    if (norm.variance) norm.variance[set] = variance;
+  }
   /// The first channel of a set.
   int64_t channel(int64_t set) const { return set * channels % shape.channels; }
   const std::vector<double> ones = std::vector<double>(norm.weight ? 0 : shape.channels, 1);
@@ -129,16 +135,101 @@ T* shifted(T* memory, int64_t bytes) {
   return memory ? static_cast<Byte*>(memory) + bytes : nullptr;
 }
 
+/// A GroupNorm of which a row would fill few vectors.
+struct ShortRows {
+  const Plan plan;
+  const NormMish& norm = plan.norm;
+  const NormShape& shape = norm.shape;
+  const NormKernels& kernels = plan.kernels;
+  const int64_t channels = plan.channels, length = channels * shape.size;
+  const int64_t stretched = kernels.stretched_size(length);
+  /// Samples whose gradients for weight and bias are added up in the type of a vector.
+  const int64_t run = std::clamp<int64_t>(shape.sets() / 8, 1, 16);
+  const int64_t runs = (shape.batch + run - 1) / run;
+  std::vector<char> weight = std::vector<char>(shape.groups * stretched);
+  std::vector<char> bias = weight;
+
+  explicit ShortRows(const NormMish& of) : plan{of, true} {
+    for (int64_t group = 0; group < shape.groups; ++group) {
+      kernels.stretch(&weight[group * stretched], plan.weight + group * channels, channels,
+                      shape.size);
+      kernels.stretch(&bias[group * stretched], plan.bias + group * channels, channels, shape.size);
+    }
+  }
+  static bool fit(const NormShape& shape) {
+    if (shape.groups == 0) return false;
+    const int64_t length = shape.channels / shape.groups * shape.size;
+    return length <= 1024 || (shape.size < 64 && length <= kPart);
+  }
+
+  Affine affine(int64_t set) const {
+    const double centre = plan.centre(set), r = norm.rstd[set];
+    return {centre, r, -r * (norm.mean[set] - centre)};
+  }
+  int64_t bytes(int64_t set) const { return set * length * plan.size_of; }
+
+  void forward(void* y, const void* x, double eps) const {
+    // Several small ones at a time, each step of all before the next: a processor overlaps those.
+    const int64_t some = std::max<int64_t>(1, 2048 / length), sets = shape.sets();
+    norm.parallel((sets + some - 1) / some, some * length, [&](int64_t index) {
+      const int64_t first = index * some, stop = std::min(first + some, sets);
+      std::vector<Moments> moments(stop - first);
+      const Rows group = {1, length, 0};
+      for (int64_t set = first; set < stop; ++set) {
+        kernels.moments(moments[set - first], shifted(x, bytes(set)), group);
+      }
+      for (int64_t set = first; set < stop; ++set) plan.keep(set, moments[set - first], eps);
+      for (int64_t set = first; set < stop; ++set) {
+        const int64_t place = set % shape.groups * stretched, at = bytes(set);
+        kernels.apply_group(shifted(y, at), shifted(x, at), length, &weight[place], &bias[place],
+                            affine(set));
+      }
+    });
+  }
+  void backward(void* dx, double* dweight, double* dbias, const void* dy, const void* x) const {
+    std::vector<double> of_weight(runs * shape.channels), of_bias(of_weight.size());
+    norm.parallel(runs * shape.groups, run * length, [&](int64_t index) {
+      const int64_t group = index % shape.groups, first = index / shape.groups * run;
+      const char *const w = &weight[group * stretched], *const b = &bias[group * stretched];
+      std::vector<char> g(stretched), sum_weight(stretched), sum_bias(stretched);
+      for (int64_t n = first; n < std::min(first + run, shape.batch); ++n) {
+        const int64_t set = n * shape.groups + group, at = bytes(set);
+        const void* const from = shifted(x, at);
+        const Affine normal = affine(set);
+        double sums[2] = {0, 0};
+        kernels.reduce_group(g.data(), shifted(dy, at), from, length, w, b, normal,
+                             sum_weight.data(), sum_bias.data(), sums);
+        if (!dx) continue;
+        const auto count = static_cast<double>(length);
+        kernels.finish_group(shifted(dx, at), g.data(), from, length, normal, sums[0] / count,
+                             sums[1] / count);
+      }
+      const int64_t c = index * channels;
+      kernels.gather(&of_weight[c], sum_weight.data(), channels, shape.size);
+      kernels.gather(&of_bias[c], sum_bias.data(), channels, shape.size);
+    });
+    for (int64_t c = 0; c < shape.channels; ++c) {
+      if (dweight) dweight[c] = 0;
+      if (dbias) dbias[c] = 0;
+      for (int64_t part = c; part < runs * shape.channels; part += shape.channels) {
+        if (dweight) dweight[c] += of_weight[part];
+        if (dbias) dbias[c] += of_bias[part];
+      }
+    }
+  }
+};
+
 }  // namespace
 
 void NormMish::forward(void* y, const void* x, double eps) const {
+  if (ShortRows::fit(shape)) return ShortRows(*this).forward(y, x, eps);
   const Plan plan = {*this, shape.groups > 0 || given};
   const int64_t parts = plan.sets.parts();
   std::vector<Moments> moments(given ? 0 : plan.sets.count * parts);
   const auto measure = [&](int64_t set, int64_t part) {
     const int64_t at = set * plan.sets.set_step + plan.sets.part_begin(part);
-    moments[set * parts + part] =
-        plan.kernels.moments(shifted(x, at * plan.size_of), plan.sets.part(part));
+    plan.kernels.moments(moments[set * parts + part], shifted(x, at * plan.size_of),
+                         plan.sets.part(part));
   };
   const auto combine = [&](int64_t set) {
     if (given) return;
@@ -149,9 +240,7 @@ void NormMish::forward(void* y, const void* x, double eps) const {
       all = combined(all, count, moments[set * parts + part], rows.count * rows.length);
       count += static_cast<double>(rows.count * rows.length);
     }
-    mean[set] = all.centre + all.offset;
-    rstd[set] = 1 / std::sqrt(all.squares / count + eps);
-    if (variance) variance[set] = all.squares / count;
+    plan.keep(set, all, eps);
   };
   const auto write = [&](int64_t set, int64_t index) {
     plan.piece(set, index, [&](int64_t at, Rows rows, const Affine* affines, bool apart, int64_t) {
@@ -164,6 +253,7 @@ void NormMish::forward(void* y, const void* x, double eps) const {
 
 void NormMish::backward(void* dx, double* dweight, double* dbias, const void* dy,
                         const void* x) const {
+  if (ShortRows::fit(shape)) return ShortRows(*this).backward(dx, dweight, dbias, dy, x);
   const bool reduces = !given || dweight || dbias;
   const Plan plan = {*this, shape.groups > 0 || !reduces};
   // What would be rounded to 16 bits is computed again.

@@ -63,18 +63,27 @@ bool fits(const OptionalTensor& tensor, const at::Tensor& input) {
   return !tensor || !tensor->defined() || fits(*tensor, input);
 }
 
-/// On the CPU, the plain loops of the baseline are slower than torch's norms.
-bool has_kernels(const at::Tensor& input, int64_t least) {
+/// Whether the kernels can take it. On the CPU, the plain loops of the baseline are slower than
+/// torch's norms.
+bool has_kernels(const at::Tensor& input) {
   const at::ScalarType dtype = input.scalar_type();
   return (input.is_cuda() || cpu::best_isa() != cpu::Isa::kBaseline) && is_plain(input) &&
          nothing_intercepts() &&
          (dtype == at::kFloat || dtype == at::kDouble || is_narrow(dtype)) && input.dim() >= 2 &&
-         input.numel() > 0 && input.is_contiguous() &&
-         input.numel() / (input.size(0) * input.size(1)) >= least;
+         input.numel() > 0 && input.is_contiguous();
 }
 
-// Elements of a channel in one sample: shorter rows leave vectors empty.
-constexpr int64_t kLeastOfBatchNorm = 4, kLeastOfGroupNorm = 16;
+int64_t row_length(const at::Tensor& input) {
+  return input.numel() / (input.size(0) * input.size(1));
+}
+
+/// Whether the kernels are faster than torch's norm and mish. On a GPU, short rows leave threads
+/// idle; on the CPU, a group takes as long as some more elements would.
+bool is_worthwhile(const at::Tensor& input) { return row_length(input) >= 4; }
+bool is_worthwhile(const at::Tensor& input, int64_t groups) {
+  if (input.is_cuda()) return row_length(input) >= 16;
+  return input.size(1) / groups * row_length(input) >= 32;
+}
 
 // --- Calls of the kernels ---
 
@@ -231,7 +240,7 @@ struct NormMishBackward final
                                            double eps) {
     const auto& [input, weight, bias, statistics] = inputs;
     if (at::GradMode::is_enabled() || !is_plain(grad_output) ||
-        grad_output.device() != input.device() || !has_kernels(input, 1)) {
+        grad_output.device() != input.device() || !has_kernels(input)) {
       return differentiable(grad_output, inputs, wanted, groups, given, eps);
     }
     const at::AutoDispatchBelowADInplaceOrView guard;
@@ -304,7 +313,7 @@ at::Tensor batch_norm_mish(const at::Tensor& input, const OptionalTensor& runnin
                            const OptionalTensor& bias, bool training, double momentum, double eps) {
   const at::Tensor mean = defined(running_mean), var = defined(running_var);
   const bool has_statistics = mean.defined() && var.defined();
-  if (!has_kernels(input, kLeastOfBatchNorm) || !fits(weight, input) || !fits(bias, input) ||
+  if (!has_kernels(input) || !is_worthwhile(input) || !fits(weight, input) || !fits(bias, input) ||
       !fits(running_mean, input) || !fits(running_var, input) ||
       has_statistics != (mean.defined() || var.defined()) || !(training || has_statistics)) {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
@@ -338,8 +347,8 @@ at::Tensor batch_norm_mish(const at::Tensor& input, const OptionalTensor& runnin
 
 at::Tensor group_norm_mish(const at::Tensor& input, int64_t num_groups,
                            const OptionalTensor& weight, const OptionalTensor& bias, double eps) {
-  if (!has_kernels(input, kLeastOfGroupNorm) || !fits(weight, input) || !fits(bias, input) ||
-      num_groups <= 0 || input.size(1) % num_groups != 0) {
+  if (!has_kernels(input) || num_groups <= 0 || input.size(1) % num_groups != 0 ||
+      !is_worthwhile(input, num_groups) || !fits(weight, input) || !fits(bias, input)) {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     return ops::mish().call(at::group_norm(input, num_groups, weight, bias, eps,
                                            at::globalContext().userEnabledCuDNN()));

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
+import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -268,7 +271,31 @@ def test_traced_by_fx() -> None:
     traced = torch.fx.symbolic_trace(model)
     check(traced, before)
     del model
+    gc.collect()
     check(traced, before)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_norm_replaced_in_a_graph_that_shares_the_layers(compiled: bool) -> None:
+    """As where conv and norm are merged in the graph while the model stays as it is."""
+    if compiled and shutil.which("g++") is None:
+        pytest.skip("inductor calls g++, which is not here")
+    model, before = converted()
+    traced = torch.fx.symbolic_trace(model)
+    for changed in (traced, before):
+        changed.get_submodule("0").bn = nn.Identity()
+    check(torch.compile(traced) if compiled else traced, before)
+    assert fused(model) == 3
+
+
+def test_threads_share_the_layers() -> None:
+    """As replicas of nn.DataParallel do."""
+    model, before = converted()
+    replicas = [model._replicate_for_data_parallel() for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for replica in pool.map(lambda replica: [replica(X) for _ in range(20)], replicas):
+            for output in replica:
+                torch.testing.assert_close(output, before(X), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("training", [False, True])

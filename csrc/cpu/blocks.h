@@ -1,0 +1,101 @@
+// Pieces of contiguous memory in vectors, for norms; included behind loops.h. Besides what that
+// asks for, an instruction set brings `double sum(Float::V)` and `double sum(Double::V)`: of all
+// lanes, in double. AVX-512 has some of what follows its own way.
+#pragma once
+
+#include "cpu/loops.h"
+#include "norm_kernels.h"
+
+namespace mish::cpu {
+namespace {
+
+/// What is added to one lane before the sum goes on in double.
+constexpr int kRun = 16;
+
+/// The first n elements of a vector, and a filling behind them.
+template <class T, class V, size_t kParts>
+MISH_INLINE void load_some(const T* from, int64_t n, T filling, V (&x)[kParts]) {
+  T padded[PlanOf<T>::kWidth];
+  for (T& element : padded) element = filling;
+  for (int64_t j = 0; j < n; ++j) padded[j] = from[j];
+  load(padded, x);
+}
+template <class T, class V, size_t kParts>
+MISH_INLINE void store_some(T* to, int64_t n, const V (&x)[kParts]) {
+  T padded[PlanOf<T>::kWidth];
+  store(padded, x);
+  for (int64_t j = 0; j < n; ++j) to[j] = padded[j];
+}
+
+template <class V>
+MISH_INLINE void add_sums(V x, V y, double (&totals)[2]) {
+  totals[0] += sum(x);
+  totals[1] += sum(y);
+}
+
+/// From a place to the one that is worked on later, in elements: see prefetch().
+template <class T>
+constexpr int64_t kAhead = 4096 / sizeof(T);
+/// The same where short rows do not lie one behind the other: the next row.
+template <class T>
+MISH_INLINE int64_t ahead(Rows rows) {
+  const bool long_rows = rows.length >= 2 * kAhead<T> || rows.count == 1;
+  return long_rows || rows.step < kAhead<T> ? kAhead<T> : rows.step;
+}
+template <int kForWriting, class T>
+MISH_INLINE void prefetch_at(const T* place, int64_t distance) {
+#if defined(__GNUC__)
+  const uintptr_t at = reinterpret_cast<uintptr_t>(place) + distance * sizeof(T);
+  __builtin_prefetch(reinterpret_cast<const void*>(at), kForWriting);
+#endif
+}
+
+template <class T>
+struct Block {
+  using P = PlanOf<T>;
+  using A = typename P::A;
+  using V = typename A::V;
+  static constexpr int kParts = P::kParts, kWidth = P::kWidth;
+  V part[kParts];
+
+  Block() = default;
+  MISH_INLINE explicit Block(const T* from) { load(from, part); }
+  MISH_INLINE Block(const T* from, int64_t n, T filling) { load_some(from, n, filling, part); }
+  /// The first n elements, and zeros behind them.
+  MISH_INLINE Block(const T* from, int64_t n) {
+    if (n >= kWidth) {
+      load(from, part);
+    } else {
+      load_some(from, n, T{}, part);
+    }
+  }
+  MISH_INLINE void write(T* to) const { store(to, part); }
+  MISH_INLINE void write(T* to, int64_t n) const {
+    if (n >= kWidth) {
+      store(to, part);
+    } else {
+      store_some(to, n, part);
+    }
+  }
+};
+
+template <Op op, class T>
+MISH_INLINE Block<T> derivatives(const Points<T>& points) {
+  Block<T> result;
+  for (int part = 0; part < Block<T>::kParts; ++part) {
+    result.part[part] = derivative<op>(points.parts[part]);
+  }
+  return result;
+}
+
+/// Calls visit(i, n) for the n elements of each step of a row, from i on.
+template <class T, class Visit>
+MISH_INLINE void each_block(int64_t columns, const Visit& visit) {
+  constexpr int64_t kWidth = PlanOf<T>::kWidth;
+  int64_t i = 0;
+  for (; i <= columns - kWidth; i += kWidth) visit(i, kWidth);
+  if (i < columns) visit(i, columns - i);
+}
+
+}  // namespace
+}  // namespace mish::cpu

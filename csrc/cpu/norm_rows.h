@@ -1,0 +1,212 @@
+// Of the kernels of norm_kernels.h those that work on rows with an Affine, for one instruction set.
+#pragma once
+
+#include "cpu/blocks.h"
+
+namespace mish::cpu {
+namespace {
+
+/// z = scale u + shift, where u = x - centre.
+template <class T>
+struct Line {
+  using A = typename Block<T>::A;
+  using Element = typename A::Element;
+  using V = typename A::V;
+  V centre, scale, shift;
+
+  MISH_INLINE explicit Line(const Element* affine)
+      : centre(A::set(affine[0])), scale(A::set(affine[1])), shift(A::set(affine[2])) {}
+  MISH_INLINE V z(V x) const { return A::fma(scale, x - centre, shift); }
+};
+
+/// The affines of some rows, as numbers of the kind that is computed with.
+template <class T>
+class Lines {
+ public:
+  Lines(const Affine* affines, Rows rows, bool apart) : apart_(apart) {
+    const int64_t count = apart ? rows.count : 1;
+    for (int64_t j = 0; j < count; ++j) {
+      numbers_[3 * j] = static_cast<Element>(affines[j].centre);
+      numbers_[3 * j + 1] = static_cast<Element>(affines[j].scale);
+      numbers_[3 * j + 2] = static_cast<Element>(affines[j].shift);
+    }
+  }
+  MISH_INLINE Line<T> operator[](int64_t row) const {
+    return Line<T>(numbers_ + (apart_ ? 3 * row : 0));
+  }
+
+ private:
+  using Element = typename Block<T>::A::Element;
+  const bool apart_;
+  Element numbers_[3 * kMostApart];
+};
+
+/// All steps of all rows, row after row.
+template <Op op, class T, class Kernel>
+void over_rows(const T* x, Rows rows, const Lines<T>& lines, Kernel kernel) {
+  using B = Block<T>;
+  constexpr int64_t kWidth = B::kWidth;
+  const int64_t length = rows.length, steps = (length + kWidth - 1) / kWidth;
+  const int64_t far = ahead<T>(rows);
+  // Where the first stage of a step is, and where the last.
+  int64_t row = 0, i = 0, last_row = 0, last_i = 0;
+  Line<T> line = lines[0];
+  kernel.begin(0, line);
+  each_step<T>(
+      rows.count * steps,
+      [&](int64_t, Numbers<T>& z) MISH_INLINE_LAMBDA {
+        prefetch_at<0>(x + i, far);
+        const B block(x + i, length - i);
+        for (int part = 0; part < B::kParts; ++part) z[part] = line.z(block.part[part]);
+        if ((i += kWidth) < length) return;
+        i = 0;
+        x += rows.step;
+        if (++row < rows.count) line = lines[row];
+      },
+      [&](int64_t, const Points<T>& points) MISH_INLINE_LAMBDA {
+        kernel.step(last_i, length - last_i, derivatives<op>(points));
+        if ((last_i += kWidth) < length) return;
+        last_i = 0;
+        kernel.end();
+        if (++last_row < rows.count) kernel.begin(last_row * rows.step, lines[last_row]);
+      });
+}
+
+template <class T>
+struct Apply {
+  T* y;
+  int64_t far;
+  T* row = nullptr;
+
+  MISH_INLINE void begin(int64_t at, const Line<T>&) { row = y + at; }
+  MISH_INLINE void step(int64_t i, int64_t n, const Block<T>& value) {
+    prefetch_at<1>(row + i, far);
+    value.write(row + i, n);
+  }
+  MISH_INLINE void end() {}
+};
+
+template <class T>
+void apply(void* y, const void* x, Rows rows, const Affine* affines, bool apart) {
+  Apply<T> kernel{static_cast<T*>(y), ahead<T>(rows)};
+  over_rows<Op::kForward>(static_cast<const T*>(x), rows, Lines<T>(affines, rows, apart), kernel);
+}
+
+template <class T, bool kWrites>
+struct Reduce {
+  using B = Block<T>;
+  using A = typename B::A;
+  using V = typename A::V;
+  T* g;
+  const T *dy, *x;
+  int64_t far;
+  bool apart;
+  Sums sums;
+  int64_t at = 0;
+  V centre = {}, run = {}, run_u = {}, sum = {}, sum_u = {};
+  int added = 0;
+
+  MISH_INLINE void begin(int64_t row, const Line<T>& line) {
+    at = row;
+    centre = line.centre;
+  }
+  MISH_INLINE void step(int64_t i, int64_t n, const B& slope) {
+    prefetch_at<0>(dy + at + i, far);
+    if constexpr (kWrites) prefetch_at<1>(g + at + i, far);
+    B one(dy + at + i, n);
+    const B from(x + at + i, n);
+    for (int part = 0; part < B::kParts; ++part) {
+      V& product = one.part[part];
+      product = product * slope.part[part];
+      run = run + product;
+      run_u = A::fma(product, from.part[part] - centre, run_u);
+    }
+    if constexpr (kWrites) one.write(g + at + i, n);
+    if (++added % kRun == 0) {
+      sum = sum + run;
+      sum_u = sum_u + run_u;
+      run = run_u = A::set(0);
+      if (added == kRun * kRun) flush();
+    }
+  }
+  MISH_INLINE void end() {
+    flush();
+    if (apart) sums = {sums.g + 1, sums.gu + 1};
+  }
+  MISH_INLINE void flush() {
+    double totals[2] = {*sums.g, *sums.gu};
+    add_sums(sum + run, sum_u + run_u, totals);
+    *sums.g = totals[0];
+    *sums.gu = totals[1];
+    sum = sum_u = run = run_u = A::set(0);
+    added = 0;
+  }
+};
+
+template <bool kWrites, class T>
+void reduce_to(T* g, const T* dy, const T* x, Rows rows, const Affine* affines, bool apart,
+               Sums sums) {
+  const Reduce<T, kWrites> kernel{g, dy, x, ahead<T>(rows), apart, sums};
+  over_rows<Op::kBackward>(x, rows, Lines<T>(affines, rows, apart), kernel);
+}
+
+template <class T>
+void reduce(void* g, const void* dy, const void* x, Rows rows, const Affine* affines, bool apart,
+            Sums sums) {
+  const auto to = g ? reduce_to<true, T> : reduce_to<false, T>;
+  to(static_cast<T*>(g), static_cast<const T*>(dy), static_cast<const T*>(x), rows, affines, apart,
+     sums);
+}
+
+template <class T>
+struct Finish {
+  using B = Block<T>;
+  using A = typename B::A;
+  using V = typename A::V;
+  T* dx;
+  const T *dy, *x;
+  int64_t far;
+  V p, q;
+  int64_t at = 0;
+  V centre = {}, scale = {};
+
+  MISH_INLINE void begin(int64_t row, const Line<T>& line) {
+    at = row;
+    centre = line.centre;
+    scale = line.scale;
+  }
+  template <bool kReduced = false>
+  MISH_INLINE void step(int64_t i, int64_t n, const B& slope) {
+    prefetch_at<0>(dy + at + i, far);
+    prefetch_at<1>(dx + at + i, far);
+    B result(dy + at + i, n);
+    const B from(x + at + i, n);
+    for (int part = 0; part < B::kParts; ++part) {
+      V& one = result.part[part];
+      if constexpr (!kReduced) one = one * slope.part[part];
+      one = A::fma(scale, one, A::fma(p, from.part[part] - centre, q));
+    }
+    result.write(dx + at + i, n);
+  }
+  MISH_INLINE void end() {}
+};
+
+template <class T>
+void finish(void* dx, const void* dy, bool reduced, const void* x, Rows rows, const Affine* affines,
+            bool apart, double p, double q) {
+  using A = typename Block<T>::A;
+  const T* const from = static_cast<const T*>(x);
+  const Lines<T> lines(affines, rows, apart);
+  Finish<T> kernel{
+      static_cast<T*>(dx), static_cast<const T*>(dy), from, ahead<T>(rows), A::set(p), A::set(q)};
+  if (!reduced) return over_rows<Op::kBackward>(from, rows, lines, kernel);
+  for (int64_t row = 0; row < rows.count; ++row) {
+    kernel.begin(row * rows.step, lines[row]);
+    each_block<T>(rows.length, [&kernel](int64_t i, int64_t n) MISH_INLINE_LAMBDA {
+      kernel.template step<true>(i, n, Block<T>());
+    });
+  }
+}
+
+}  // namespace
+}  // namespace mish::cpu
