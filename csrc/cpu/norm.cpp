@@ -43,11 +43,18 @@ template <class First, class Between, class Second>
 void in_steps(const Parallel& parallel, int64_t sets, int64_t elements, int64_t firsts,
               const First& first, const Between& between, int64_t seconds, const Second& second) {
   if (sets >= 4 * parallel.threads || parallel.threads == 1) {
-    // Each set by one thread, whose caches have it still when its second step begins.
-    parallel(sets, elements, [&](int64_t set) {
-      for (int64_t i = 0; i < firsts; ++i) first(set, i);
-      between(set);
-      for (int64_t i = 0; i < seconds; ++i) second(set, i);
+    // Each set by one thread, whose caches have it still when its second step begins. Of small sets
+    // several at a time, since a step waits for the one before it, but not for those of others.
+    const int64_t some = std::max<int64_t>(1, 2048 / elements);
+    parallel((sets + some - 1) / some, some * elements, [&](int64_t index) {
+      const int64_t begin = index * some, end = std::min(begin + some, sets);
+      for (int64_t set = begin; set < end; ++set) {
+        for (int64_t i = 0; i < firsts; ++i) first(set, i);
+      }
+      for (int64_t set = begin; set < end; ++set) between(set);
+      for (int64_t set = begin; set < end; ++set) {
+        for (int64_t i = 0; i < seconds; ++i) second(set, i);
+      }
     });
     return;
   }
@@ -169,22 +176,18 @@ struct ShortRows {
   int64_t bytes(int64_t set) const { return set * length * plan.size_of; }
 
   void forward(void* y, const void* x, double eps) const {
-    // Several small ones at a time, each step of all before the next: a processor overlaps those.
-    const int64_t some = std::max<int64_t>(1, 2048 / length), sets = shape.sets();
-    norm.parallel((sets + some - 1) / some, some * length, [&](int64_t index) {
-      const int64_t first = index * some, stop = std::min(first + some, sets);
-      std::vector<Moments> moments(stop - first);
-      const Rows group = {1, length, 0};
-      for (int64_t set = first; set < stop; ++set) {
-        kernels.moments(moments[set - first], shifted(x, bytes(set)), group);
-      }
-      for (int64_t set = first; set < stop; ++set) plan.keep(set, moments[set - first], eps);
-      for (int64_t set = first; set < stop; ++set) {
-        const int64_t place = set % shape.groups * stretched, at = bytes(set);
-        kernels.apply_group(shifted(y, at), shifted(x, at), length, &weight[place], &bias[place],
-                            affine(set));
-      }
-    });
+    std::vector<Moments> moments(shape.sets());
+    const Rows group = {1, length, 0};
+    const auto measure = [&](int64_t set, int64_t) {
+      kernels.moments(moments[set], shifted(x, bytes(set)), group);
+    };
+    const auto keep = [&](int64_t set) { plan.keep(set, moments[set], eps); };
+    const auto write = [&](int64_t set, int64_t) {
+      const int64_t place = set % shape.groups * stretched, at = bytes(set);
+      kernels.apply_group(shifted(y, at), shifted(x, at), length, &weight[place], &bias[place],
+                          affine(set));
+    };
+    in_steps(norm.parallel, shape.sets(), length, 1, measure, keep, 1, write);
   }
   void backward(void* dx, double* dweight, double* dbias, const void* dy, const void* x) const {
     std::vector<double> of_weight(runs * shape.channels), of_bias(of_weight.size());

@@ -7,7 +7,8 @@
 namespace mish::cpu {
 namespace {
 
-/// Numbers for the elements of a group, in steps: as those of x lie in vectors once they are loaded.
+/// Numbers for the elements of a group, in steps: as those of x lie in vectors once they are
+/// loaded.
 template <class T>
 struct Stretched {
   using A = typename Block<T>::A;

@@ -17,73 +17,11 @@
 #include "torch/autograd.h"
 #include "torch/node.h"
 #include "torch/norm_cuda.h"
+#include "torch/norm_served.h"
 #include "torch/ops.h"
 
 namespace mish {
 namespace {
-
-using Keys = c10::DispatchKeySet;
-using OptionalTensor = std::optional<at::Tensor>;
-
-// --- When the kernels can serve ---
-
-/// Whether nothing stands between a call and its kernel but autograd: no transform of torch.func,
-/// no tracing, no mode.
-bool nothing_intercepts() {
-  const Keys usual = Keys({c10::DispatchKey::BackendSelect, c10::DispatchKey::ADInplaceOrView}) |
-                     c10::autocast_dispatch_keyset;
-  const auto local = c10::impl::tls_local_dispatch_key_set();
-  return (local.included_ - local.excluded_ - usual).highestPriorityTypeId() ==
-         c10::DispatchKey::Undefined;
-}
-
-/// A tensor in the memory of the CPU or of a GPU that there are kernels for, of no subclass or
-/// special kind.
-bool is_plain(const at::Tensor& tensor) {
-  const Keys usual =
-      Keys({c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU, c10::DispatchKey::CUDA,
-            c10::DispatchKey::AutogradCUDA, c10::DispatchKey::ADInplaceOrView}) |
-      c10::autocast_dispatch_keyset;
-  return (tensor.is_cpu() || (kHasCudaKernels && tensor.is_cuda())) &&
-         tensor.layout() == at::kStrided &&
-         (tensor.key_set() - usual).highestPriorityTypeId() == c10::DispatchKey::Undefined &&
-         !autograd::isFwGradDefined(tensor);
-}
-
-bool is_narrow(at::ScalarType dtype) { return dtype == at::kHalf || dtype == at::kBFloat16; }
-
-/// One number for each channel, in the dtype of the input or, for one of 16 bits, float32.
-bool fits(const at::Tensor& tensor, const at::Tensor& input) {
-  return is_plain(tensor) && tensor.device() == input.device() && tensor.dim() == 1 &&
-         tensor.size(0) == input.size(1) && tensor.is_contiguous() &&
-         (tensor.scalar_type() == input.scalar_type() ||
-          (is_narrow(input.scalar_type()) && tensor.scalar_type() == at::kFloat));
-}
-bool fits(const OptionalTensor& tensor, const at::Tensor& input) {
-  return !tensor || !tensor->defined() || fits(*tensor, input);
-}
-
-/// Whether the kernels can take it. On the CPU, the plain loops of the baseline are slower than
-/// torch's norms.
-bool has_kernels(const at::Tensor& input) {
-  const at::ScalarType dtype = input.scalar_type();
-  return (input.is_cuda() || cpu::best_isa() != cpu::Isa::kBaseline) && is_plain(input) &&
-         nothing_intercepts() &&
-         (dtype == at::kFloat || dtype == at::kDouble || is_narrow(dtype)) && input.dim() >= 2 &&
-         input.numel() > 0 && input.is_contiguous();
-}
-
-int64_t row_length(const at::Tensor& input) {
-  return input.numel() / (input.size(0) * input.size(1));
-}
-
-/// Whether the kernels are faster than torch's norm and mish. On a GPU, short rows leave threads
-/// idle; on the CPU, a group takes as long as some more elements would.
-bool is_worthwhile(const at::Tensor& input) { return row_length(input) >= 4; }
-bool is_worthwhile(const at::Tensor& input, int64_t groups) {
-  if (input.is_cuda()) return row_length(input) >= 16;
-  return input.size(1) / groups * row_length(input) >= 32;
-}
 
 // --- Calls of the kernels ---
 
@@ -313,8 +251,8 @@ at::Tensor batch_norm_mish(const at::Tensor& input, const OptionalTensor& runnin
                            const OptionalTensor& bias, bool training, double momentum, double eps) {
   const at::Tensor mean = defined(running_mean), var = defined(running_var);
   const bool has_statistics = mean.defined() && var.defined();
-  if (!has_kernels(input) || !is_worthwhile(input) || !fits(weight, input) || !fits(bias, input) ||
-      !fits(running_mean, input) || !fits(running_var, input) ||
+  if (!has_kernels(input) || !batch_norm_pays(input, training) || !fits(weight, input) ||
+      !fits(bias, input) || !fits(running_mean, input) || !fits(running_var, input) ||
       has_statistics != (mean.defined() || var.defined()) || !(training || has_statistics)) {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     return ops::mish().call(at::batch_norm(input, weight, bias, running_mean, running_var, training,
@@ -348,7 +286,7 @@ at::Tensor batch_norm_mish(const at::Tensor& input, const OptionalTensor& runnin
 at::Tensor group_norm_mish(const at::Tensor& input, int64_t num_groups,
                            const OptionalTensor& weight, const OptionalTensor& bias, double eps) {
   if (!has_kernels(input) || num_groups <= 0 || input.size(1) % num_groups != 0 ||
-      !is_worthwhile(input, num_groups) || !fits(weight, input) || !fits(bias, input)) {
+      !group_norm_pays(input, num_groups) || !fits(weight, input) || !fits(bias, input)) {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     return ops::mish().call(at::group_norm(input, num_groups, weight, bias, eps,
                                            at::globalContext().userEnabledCuDNN()));
