@@ -14,7 +14,14 @@ from collections import ChainMap
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
+from types import (
+    ClassMethodDescriptorType,
+    CodeType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 from torch import nn
@@ -192,6 +199,8 @@ def _attribute(item: Any, name: str) -> Any:
         value = value.fget
     if isinstance(value, classmethod):
         return MethodType(value.__func__, cls)
+    if isinstance(value, ClassMethodDescriptorType):  # torch.autograd.Function.apply of torch 2.14
+        return value.__get__(None, cls)
     if isinstance(value, FunctionType) and item is not cls:
         return MethodType(value, item)
     return getattr(value, "__func__", value)

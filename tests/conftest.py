@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mish_cuda
-from mish_cuda import eager, functional
+from mish_cuda import eager, functional, norms
 from mish_cuda._extension import REASON, C
 from reference import DTYPES
 
@@ -140,6 +140,7 @@ def fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {"_mish": eager.mish, "_mish_": eager.mish_, "_mish_out": eager.mish_out}
     for name, value in {**names, "_ops": torch.ops.aten, "C": None}.items():
         monkeypatch.setattr(functional, name, value)
+    monkeypatch.setattr(norms, "C", None)
 
 
 @pytest.fixture(params=[pytest.param("compiled", marks=needs_extension), "eager"])

@@ -98,6 +98,7 @@ struct Plan {
     const double mean = norm.mean[set];
     return norm.dtype == DType::kDouble ? mean : static_cast<float>(mean);
   }
+  /// Writes the statistics of a set.
   void keep(int64_t set, const Moments& moments, double eps) const {
     const double variance = moments.squares / static_cast<double>(elements());
     norm.mean[set] = moments.centre + moments.offset;
@@ -142,8 +143,9 @@ T* shifted(T* memory, int64_t bytes) {
   return memory ? static_cast<Byte*>(memory) + bytes : nullptr;
 }
 
-/// A GroupNorm of which a row would fill few vectors.
-struct ShortRows {
+/// A GroupNorm of small groups, or of rows that would fill few vectors each: by the kernels that
+/// take a group as one row.
+struct WholeGroups {
   const Plan plan;
   const NormMish& norm = plan.norm;
   const NormShape& shape = norm.shape;
@@ -156,7 +158,7 @@ struct ShortRows {
   std::vector<char> weight = std::vector<char>(shape.groups * stretched);
   std::vector<char> bias = weight;
 
-  explicit ShortRows(const NormMish& of) : plan{of, true} {
+  explicit WholeGroups(const NormMish& of) : plan{of, true} {
     for (int64_t group = 0; group < shape.groups; ++group) {
       kernels.stretch(&weight[group * stretched], plan.weight + group * channels, channels,
                       shape.size);
@@ -225,7 +227,7 @@ struct ShortRows {
 }  // namespace
 
 void NormMish::forward(void* y, const void* x, double eps) const {
-  if (ShortRows::fit(shape)) return ShortRows(*this).forward(y, x, eps);
+  if (WholeGroups::fit(shape)) return WholeGroups(*this).forward(y, x, eps);
   const Plan plan = {*this, shape.groups > 0 || given};
   const int64_t parts = plan.sets.parts();
   std::vector<Moments> moments(given ? 0 : plan.sets.count * parts);
@@ -256,7 +258,7 @@ void NormMish::forward(void* y, const void* x, double eps) const {
 
 void NormMish::backward(void* dx, double* dweight, double* dbias, const void* dy,
                         const void* x) const {
-  if (ShortRows::fit(shape)) return ShortRows(*this).backward(dx, dweight, dbias, dy, x);
+  if (WholeGroups::fit(shape)) return WholeGroups(*this).backward(dx, dweight, dbias, dy, x);
   const bool reduces = !given || dweight || dbias;
   const Plan plan = {*this, shape.groups > 0 || !reduces};
   // What would be rounded to 16 bits is computed again.

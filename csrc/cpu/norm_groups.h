@@ -137,8 +137,10 @@ void apply_group(void* to, const void* x, int64_t length, const void* weight, co
                  const Affine& affine) {
   T* const y = static_cast<T*>(to);
   const Group<T> group(x, length, weight, bias, affine);
-  group.template each<Op::kForward>([=](int64_t i, const Block<T>& value)
-                                        MISH_INLINE_LAMBDA { value.write(y + i, length - i); });
+  group.template each<Op::kForward>([=](int64_t i, const Block<T>& value) MISH_INLINE_LAMBDA {
+    prefetch_at<1>(y + i, kAhead<T>);
+    value.write(y + i, length - i);
+  });
 }
 
 template <class T>
