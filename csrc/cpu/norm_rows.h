@@ -41,7 +41,9 @@ class Lines {
   Element numbers_[3 * kMostApart];
 };
 
-/// All steps of all rows, row after row.
+/// Works on all steps of all rows, row after row: f(z) or f'(z) goes to kernel.step(i, elements
+/// left of the row, what was computed), between kernel.begin(place of the row, line) and
+/// kernel.end().
 template <Op op, class T, class Kernel>
 void over_rows(const T* x, Rows rows, const Lines<T>& lines, Kernel kernel) {
   using B = Block<T>;
