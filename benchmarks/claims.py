@@ -166,7 +166,8 @@ CPU_CLAIMS = (
     ),
     _norm("BatchNorm", "mish_cuda", "forward+backward", 2.2),
     _norm("BatchNorm", "F.mish", "forward+backward", 6),
-    _norm("BatchNorm", "mish_cuda", "forward", 1.5),
+    _norm("BatchNorm", "mish_cuda", "forward", 1.25),
+    _norm("GroupNorm", "mish_cuda", "forward+backward", 1.1),
     _norm("GroupNorm", "mish_cuda", "forward", 1.1),
     _norm("GroupNorm", "F.mish", "forward+backward", 3.3),
     Claim(
