@@ -61,7 +61,7 @@ def read_coefficients(name: str) -> tuple[list[float], float]:
         rf"struct {name} : .*?Error of the polynomial: (\S+?)[,;].*?\);\n", SOURCE, re.S
     )
     assert body, f"no {name} with a polynomial in mish_arithmetic.h"
-    call = body[0].partition("assemble<L>(reduce<L>(")[2].partition(")")[2]
+    call = body[0].partition("assemble<L>(x, ")[2].partition(")")[0]
     return [float(number) for number in re.findall(r"\d\.[\de.-]+", call)], float(body[1])
 
 
