@@ -67,13 +67,16 @@ struct NormKernels {
   void (*moments)(Moments& result, const void* x, const Rows& rows);
   /// y = f(z)
   void (*apply)(void* y, const void* x, Rows rows, const Affine* affines, bool apart);
-  /// Adds to `sums`. Writes g, unless it is null.
-  void (*reduce)(void* g, const void* dy, const void* x, Rows rows, const Affine* affines,
-                 bool apart, Sums sums);
-  /// dx = scale g + p (x - centre) + q. With `reduced`, dy is what reduce wrote as g, which may be
-  /// the same memory as dx; else g is made of dy again.
-  void (*finish)(void* dx, const void* dy, bool reduced, const void* x, Rows rows,
-                 const Affine* affines, bool apart, double p, double q);
+  /// Bytes of what reduce may write to `numbers`.
+  int64_t (*numbers_size)(Rows rows);
+  /// Adds to `sums`. Writes g, unrounded to `numbers` or else to `g`, where they are not null.
+  void (*reduce)(void* g, void* numbers, const void* dy, const void* x, Rows rows,
+                 const Affine* affines, bool apart, Sums sums);
+  /// dx = scale g + p (x - centre) + q. g is what reduce wrote to `numbers`, unless that is null;
+  /// or with `reduced` what it wrote as g, here dy, which may be the same memory as dx; else g is
+  /// made of dy again.
+  void (*finish)(void* dx, const void* dy, bool reduced, const void* numbers, const void* x,
+                 Rows rows, const Affine* affines, bool apart, double p, double q);
 
   // A group of channels with few elements each is one row, with a weight and a bias for each
   // element, stretched: with t = scale (x - centre) + shift, z = weight t + bias.
@@ -107,10 +110,18 @@ struct Parallel {
   /// for so many elements.
   void (*run)(int64_t n, int64_t elements, void (*part)(void*, int64_t, int64_t), void* data);
 
+  /// Calls body(i) for each i in [0, n).
   template <class Body>
-  void operator()(int64_t n, int64_t elements, Body body) const {
+  void operator()(int64_t n, int64_t elements, const Body& body) const {
+    ranges(n, elements, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) body(i);
+    });
+  }
+  /// Calls body(begin, end) for each piece.
+  template <class Body>
+  void ranges(int64_t n, int64_t elements, Body body) const {
     const auto part = [](void* data, int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) (*static_cast<Body*>(data))(i);
+      (*static_cast<Body*>(data))(begin, end);
     };
     run(n, elements, part, &body);
   }

@@ -79,6 +79,23 @@ struct Block {
   }
 };
 
+/// The numbers of a block, unrounded and in the order of its parts.
+template <class T>
+MISH_INLINE void load_parts(const typename Block<T>::A::Element* from, Block<T>& block) {
+  for (int part = 0; part < Block<T>::kParts; ++part) {
+    typename Block<T>::V number[1];
+    load(from + part * Block<T>::A::kWidth, number);
+    block.part[part] = number[0];
+  }
+}
+template <class T>
+MISH_INLINE void store_parts(typename Block<T>::A::Element* to, const Block<T>& block) {
+  for (int part = 0; part < Block<T>::kParts; ++part) {
+    const typename Block<T>::V number[1] = {block.part[part]};
+    store(to + part * Block<T>::A::kWidth, number);
+  }
+}
+
 template <Op op, class T>
 MISH_INLINE Block<T> derivatives(const Points<T>& points) {
   Block<T> result;

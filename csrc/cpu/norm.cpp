@@ -37,34 +37,43 @@ struct Sets {
   }
 };
 
-/// Calls first(set, i) for all sets and i below `firsts`, between(set), and second(set, i)
-/// likewise, so that of one set nothing begins before the step before it has ended.
+/// Calls first(set, i, memory) for all sets and i below `firsts`, between(set), and
+/// second(set, i, memory) likewise, so that of one set nothing begins before the step before it has
+/// ended. Where a set is the work of one thread, both get the same `bytes` of memory, else null.
 template <class First, class Between, class Second>
-void in_steps(const Parallel& parallel, int64_t sets, int64_t elements, int64_t firsts,
-              const First& first, const Between& between, int64_t seconds, const Second& second) {
+void in_steps(const Parallel& parallel, int64_t sets, int64_t elements, int64_t bytes,
+              int64_t firsts, const First& first, const Between& between, int64_t seconds,
+              const Second& second) {
   if (sets >= 4 * parallel.threads || parallel.threads == 1) {
     // Each set by one thread, whose caches have it still when its second step begins. Of small sets
     // several at a time, since a step waits for the one before it, but not for those of others.
     const int64_t some = std::max<int64_t>(1, 2048 / elements);
-    parallel((sets + some - 1) / some, some * elements, [&](int64_t index) {
-      const int64_t begin = index * some, end = std::min(begin + some, sets);
-      for (int64_t set = begin; set < end; ++set) {
-        for (int64_t i = 0; i < firsts; ++i) first(set, i);
-      }
-      for (int64_t set = begin; set < end; ++set) between(set);
-      for (int64_t set = begin; set < end; ++set) {
-        for (int64_t i = 0; i < seconds; ++i) second(set, i);
+    parallel.ranges((sets + some - 1) / some, some * elements, [&](int64_t from, int64_t to) {
+      std::vector<char> memory(some * bytes);
+      for (int64_t begin = from * some; begin < std::min(to * some, sets); begin += some) {
+        const int64_t end = std::min(begin + some, sets);
+        const auto of = [&](int64_t set) {
+          return bytes > 0 ? &memory[(set - begin) * bytes] : nullptr;
+        };
+        for (int64_t set = begin; set < end; ++set) {
+          for (int64_t i = 0; i < firsts; ++i) first(set, i, of(set));
+        }
+        for (int64_t set = begin; set < end; ++set) between(set);
+        for (int64_t set = begin; set < end; ++set) {
+          for (int64_t i = 0; i < seconds; ++i) second(set, i, of(set));
+        }
       }
     });
     return;
   }
   if (firsts > 0) {
-    parallel(sets * firsts, elements / firsts, [&](int64_t i) { first(i / firsts, i % firsts); });
+    parallel(sets * firsts, elements / firsts,
+             [&](int64_t i) { first(i / firsts, i % firsts, nullptr); });
   }
   for (int64_t set = 0; set < sets; ++set) between(set);
   if (seconds > 0) {
     parallel(sets * seconds, elements / seconds,
-             [&](int64_t i) { second(i / seconds, i % seconds); });
+             [&](int64_t i) { second(i / seconds, i % seconds, nullptr); });
   }
 }
 
@@ -92,6 +101,10 @@ struct Plan {
   const int64_t parts = rows.parts();
   const int64_t pieces = parts > 1 ? channels * parts : (channels + kMostApart - 1) / kMostApart;
 
+  /// All rows of a set, where it is one piece.
+  Rows rows_of_set() const {
+    return by_sample ? Rows{channels, shape.size, shape.size} : rows.rows;
+  }
   /// Of a set.
   int64_t elements() const { return sets.rows.count * sets.rows.length; }
   double centre(int64_t set) const {
@@ -180,16 +193,16 @@ struct WholeGroups {
   void forward(void* y, const void* x, double eps) const {
     std::vector<Moments> moments(shape.sets());
     const Rows group = {1, length, 0};
-    const auto measure = [&](int64_t set, int64_t) {
+    const auto measure = [&](int64_t set, int64_t, void*) {
       kernels.moments(moments[set], shifted(x, bytes(set)), group);
     };
     const auto keep = [&](int64_t set) { plan.keep(set, moments[set], eps); };
-    const auto write = [&](int64_t set, int64_t) {
+    const auto write = [&](int64_t set, int64_t, void*) {
       const int64_t place = set % shape.groups * stretched, at = bytes(set);
       kernels.apply_group(shifted(y, at), shifted(x, at), length, &weight[place], &bias[place],
                           affine(set));
     };
-    in_steps(norm.parallel, shape.sets(), length, 1, measure, keep, 1, write);
+    in_steps(norm.parallel, shape.sets(), length, 0, 1, measure, keep, 1, write);
   }
   void backward(void* dx, double* dweight, double* dbias, const void* dy, const void* x) const {
     std::vector<double> of_weight(runs * shape.channels), of_bias(of_weight.size());
@@ -231,7 +244,7 @@ void NormMish::forward(void* y, const void* x, double eps) const {
   const Plan plan = {*this, shape.groups > 0 || given};
   const int64_t parts = plan.sets.parts();
   std::vector<Moments> moments(given ? 0 : plan.sets.count * parts);
-  const auto measure = [&](int64_t set, int64_t part) {
+  const auto measure = [&](int64_t set, int64_t part, void*) {
     const int64_t at = set * plan.sets.set_step + plan.sets.part_begin(part);
     plan.kernels.moments(moments[set * parts + part], shifted(x, at * plan.size_of),
                          plan.sets.part(part));
@@ -247,12 +260,12 @@ void NormMish::forward(void* y, const void* x, double eps) const {
     }
     plan.keep(set, all, eps);
   };
-  const auto write = [&](int64_t set, int64_t index) {
+  const auto write = [&](int64_t set, int64_t index, void*) {
     plan.piece(set, index, [&](int64_t at, Rows rows, const Affine* affines, bool apart, int64_t) {
       plan.kernels.apply(shifted(y, at), shifted(x, at), rows, affines, apart);
     });
   };
-  in_steps(parallel, plan.sets.count, plan.elements(), given ? 0 : parts, measure, combine,
+  in_steps(parallel, plan.sets.count, plan.elements(), 0, given ? 0 : parts, measure, combine,
            plan.pieces, write);
 }
 
@@ -261,18 +274,18 @@ void NormMish::backward(void* dx, double* dweight, double* dbias, const void* dy
   if (WholeGroups::fit(shape)) return WholeGroups(*this).backward(dx, dweight, dbias, dy, x);
   const bool reduces = !given || dweight || dbias;
   const Plan plan = {*this, shape.groups > 0 || !reduces};
-  // What would be rounded to 16 bits is computed again.
+  // What would be rounded to 16 bits is left as it is where a cache holds it, or computed again.
   const bool keeps = reduces && plan.size_of > 2;
   std::vector<double> of_g(reduces ? plan.rows.count * plan.parts : 0), of_gu(of_g.size());
   struct Line {
     double p, q;
   };
   std::vector<Line> lines(plan.sets.count);
-  const auto reduce = [&](int64_t set, int64_t index) {
+  const auto reduce = [&](int64_t set, int64_t index, void* numbers) {
     plan.piece(
         set, index, [&](int64_t at, Rows rows, const Affine* affines, bool apart, int64_t first) {
-          plan.kernels.reduce(keeps ? shifted(dx, at) : nullptr, shifted(dy, at), shifted(x, at),
-                              rows, affines, apart, {&of_g[first], &of_gu[first]});
+          plan.kernels.reduce(keeps ? shifted(dx, at) : nullptr, numbers, shifted(dy, at),
+                              shifted(x, at), rows, affines, apart, {&of_g[first], &of_gu[first]});
         });
   };
   const auto combine = [&](int64_t set) {
@@ -295,14 +308,17 @@ void NormMish::backward(void* dx, double* dweight, double* dbias, const void* dy
     const double p = -r * r * r * b / count;
     lines[set] = {p, -r * a / count - p * rest};
   };
-  const auto finish = [&](int64_t set, int64_t index) {
+  const auto finish = [&](int64_t set, int64_t index, const void* numbers) {
     plan.piece(set, index, [&](int64_t at, Rows rows, const Affine* affines, bool apart, int64_t) {
       plan.kernels.finish(shifted(dx, at), keeps ? shifted(dx, at) : shifted(dy, at), keeps,
-                          shifted(x, at), rows, affines, apart, lines[set].p, lines[set].q);
+                          numbers, shifted(x, at), rows, affines, apart, lines[set].p,
+                          lines[set].q);
     });
   };
-  in_steps(parallel, plan.sets.count, plan.elements(), reduces ? plan.pieces : 0, reduce, combine,
-           dx ? plan.pieces : 0, finish);
+  const bool left = reduces && dx && !keeps && plan.pieces == 1 && plan.elements() <= kPart;
+  in_steps(parallel, plan.sets.count, plan.elements(),
+           left ? plan.kernels.numbers_size(plan.rows_of_set()) : 0, reduces ? plan.pieces : 0,
+           reduce, combine, dx ? plan.pieces : 0, finish);
   for (double* const gradient : {dweight, dbias}) {
     if (gradient) std::fill_n(gradient, shape.channels, 0);
   }

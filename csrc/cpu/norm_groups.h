@@ -28,19 +28,6 @@ struct Stretched {
       }
     }
   }
-  static MISH_INLINE void load_step(const Element* from, Block<T>& block) {
-    for (int part = 0; part < kParts; ++part) {
-      typename A::V number[1];
-      load(from + part * A::kWidth, number);
-      block.part[part] = number[0];
-    }
-  }
-  static MISH_INLINE void store_step(Element* to, const Block<T>& block) {
-    for (int part = 0; part < kParts; ++part) {
-      const typename A::V number[1] = {block.part[part]};
-      store(to + part * A::kWidth, number);
-    }
-  }
 };
 
 template <class T>
@@ -108,7 +95,7 @@ struct Group {
   }
   MISH_INLINE B weights(int64_t i) const {
     B result;
-    S::load_step(weight + i, result);
+    load_parts<T>(weight + i, result);
     return result;
   }
   /// Calls use(i, block) with f(z) or f'(z) of each step.
@@ -122,7 +109,7 @@ struct Group {
           prefetch_at<0>(group.x + i, kAhead<T>);
           const B t = group.normal(i), w = group.weights(i);
           B b;
-          S::load_step(group.bias + i, b);
+          load_parts<T>(group.bias + i, b);
           for (int part = 0; part < B::kParts; ++part) {
             z[part] = A::fma(w.part[part], t.part[part], b.part[part]);
           }
@@ -162,8 +149,8 @@ void reduce_group(void* g, const void* gradient, const void* x, int64_t length, 
     prefetch_at<0>(dy + i, kAhead<T>);
     B one(dy + i, group.rest(i)), sum, sum_t;
     const B t = group.normal(i), w = group.weights(i);
-    S::load_step(to_bias + i, sum);
-    S::load_step(to_weight + i, sum_t);
+    load_parts<T>(to_bias + i, sum);
+    load_parts<T>(to_weight + i, sum_t);
     for (int part = 0; part < B::kParts; ++part) {
       auto& product = one.part[part];
       product = product * slope.part[part];
@@ -173,9 +160,9 @@ void reduce_group(void* g, const void* gradient, const void* x, int64_t length, 
       run = run + product;
       run_t = A::fma(product, t.part[part], run_t);
     }
-    S::store_step(to_bias + i, sum);
-    S::store_step(to_weight + i, sum_t);
-    S::store_step(to + i, one);
+    store_parts<T>(to_bias + i, sum);
+    store_parts<T>(to_weight + i, sum_t);
+    store_parts<T>(to + i, one);
     if (++added == kRun) {
       add_sums(run, run_t, sums);
       run = run_t = A::set(0);
@@ -199,7 +186,7 @@ void finish_group(void* to, const void* g, const void* x, int64_t length, const 
     prefetch_at<1>(dx + i, kAhead<T>);
     const B t = group.normal(i);
     B one;
-    S::load_step(from + i, one);
+    load_parts<T>(from + i, one);
     for (int part = 0; part < B::kParts; ++part) {
       auto& product = one.part[part];
       product = group.scale * A::fma(minus_b, t.part[part], product + minus_a);

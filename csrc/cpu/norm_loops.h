@@ -10,7 +10,7 @@ namespace {
 
 template <class T>
 constexpr NormKernels norm_kernels_of = {
-    moments<T>, apply<T>,       reduce<T>,       finish<T>,       stretched_size<T>,
+    moments<T>, apply<T>,       numbers_size<T>, reduce<T>,       finish<T>, stretched_size<T>,
     stretch<T>, apply_group<T>, reduce_group<T>, finish_group<T>, gather<T>};
 
 constexpr NormTable kNormTable = {norm_kernels_of<float>, norm_kernels_of<double>,

@@ -94,12 +94,16 @@ void apply(void* y, const void* x, Rows rows, const Affine* affines, bool apart)
   over_rows<Op::kForward>(static_cast<const T*>(x), rows, Lines<T>(affines, rows, apart), kernel);
 }
 
-template <class T, bool kWrites>
+/// What Reduce leaves for Finish: nothing, g in memory like that of x, or g as unrounded numbers.
+enum class Leaves { kNothing, kG, kNumbers };
+
+template <class T, Leaves leaves>
 struct Reduce {
   using B = Block<T>;
   using A = typename B::A;
   using V = typename A::V;
   T* g;
+  typename A::Element* numbers;
   const T *dy, *x;
   int64_t far;
   bool apart;
@@ -114,7 +118,7 @@ struct Reduce {
   }
   MISH_INLINE void step(int64_t i, int64_t n, const B& slope) {
     prefetch_at<0>(dy + at + i, far);
-    if constexpr (kWrites) prefetch_at<1>(g + at + i, far);
+    if constexpr (leaves == Leaves::kG) prefetch_at<1>(g + at + i, far);
     B one(dy + at + i, n);
     const B from(x + at + i, n);
     for (int part = 0; part < B::kParts; ++part) {
@@ -123,7 +127,11 @@ struct Reduce {
       run = run + product;
       run_u = A::fma(product, from.part[part] - centre, run_u);
     }
-    if constexpr (kWrites) one.write(g + at + i, n);
+    if constexpr (leaves == Leaves::kG) one.write(g + at + i, n);
+    if constexpr (leaves == Leaves::kNumbers) {
+      store_parts<T>(numbers, one);
+      numbers += B::kWidth;
+    }
     if (++added % kRun == 0) {
       sum = sum + run;
       sum_u = sum_u + run_u;
@@ -145,28 +153,33 @@ struct Reduce {
   }
 };
 
-template <bool kWrites, class T>
-void reduce_to(T* g, const T* dy, const T* x, Rows rows, const Affine* affines, bool apart,
-               Sums sums) {
-  const Reduce<T, kWrites> kernel{g, dy, x, ahead<T>(rows), apart, sums};
+template <class T, Leaves leaves>
+void reduce_to(T* g, void* numbers, const T* dy, const T* x, Rows rows, const Affine* affines,
+               bool apart, Sums sums) {
+  auto* const to = static_cast<typename Block<T>::A::Element*>(numbers);
+  const Reduce<T, leaves> kernel{g, to, dy, x, ahead<T>(rows), apart, sums};
   over_rows<Op::kBackward>(x, rows, Lines<T>(affines, rows, apart), kernel);
 }
 
 template <class T>
-void reduce(void* g, const void* dy, const void* x, Rows rows, const Affine* affines, bool apart,
-            Sums sums) {
-  const auto to = g ? reduce_to<true, T> : reduce_to<false, T>;
-  to(static_cast<T*>(g), static_cast<const T*>(dy), static_cast<const T*>(x), rows, affines, apart,
-     sums);
+void reduce(void* g, void* numbers, const void* dy, const void* x, Rows rows, const Affine* affines,
+            bool apart, Sums sums) {
+  const auto to = numbers ? reduce_to<T, Leaves::kNumbers>
+                  : g     ? reduce_to<T, Leaves::kG>
+                          : reduce_to<T, Leaves::kNothing>;
+  to(static_cast<T*>(g), numbers, static_cast<const T*>(dy), static_cast<const T*>(x), rows,
+     affines, apart, sums);
 }
 
-template <class T>
+template <class T, Leaves left>
 struct Finish {
   using B = Block<T>;
   using A = typename B::A;
   using V = typename A::V;
   T* dx;
-  const T *dy, *x;
+  const T* dy;  // or g
+  const typename A::Element* numbers;
+  const T* x;
   int64_t far;
   V p, q;
   int64_t at = 0;
@@ -177,15 +190,20 @@ struct Finish {
     centre = line.centre;
     scale = line.scale;
   }
-  template <bool kReduced = false>
-  MISH_INLINE void step(int64_t i, int64_t n, const B& slope) {
-    prefetch_at<0>(dy + at + i, far);
+  MISH_INLINE void step(int64_t i, int64_t n, const B& slope = {}) {
+    B result;
+    if constexpr (left == Leaves::kNumbers) {
+      load_parts<T>(numbers, result);
+      numbers += B::kWidth;
+    } else {
+      prefetch_at<0>(dy + at + i, far);
+      result = B(dy + at + i, n);
+    }
     prefetch_at<1>(dx + at + i, far);
-    B result(dy + at + i, n);
     const B from(x + at + i, n);
     for (int part = 0; part < B::kParts; ++part) {
       V& one = result.part[part];
-      if constexpr (!kReduced) one = one * slope.part[part];
+      if constexpr (left == Leaves::kNothing) one = one * slope.part[part];
       one = A::fma(scale, one, A::fma(p, from.part[part] - centre, q));
     }
     result.write(dx + at + i, n);
@@ -193,21 +211,40 @@ struct Finish {
   MISH_INLINE void end() {}
 };
 
-template <class T>
-void finish(void* dx, const void* dy, bool reduced, const void* x, Rows rows, const Affine* affines,
-            bool apart, double p, double q) {
+template <class T, Leaves left>
+void finish_of(T* dx, const T* dy, const void* numbers, const T* x, Rows rows,
+               const Affine* affines, bool apart, double p, double q) {
   using A = typename Block<T>::A;
-  const T* const from = static_cast<const T*>(x);
   const Lines<T> lines(affines, rows, apart);
-  Finish<T> kernel{
-      static_cast<T*>(dx), static_cast<const T*>(dy), from, ahead<T>(rows), A::set(p), A::set(q)};
-  if (!reduced) return over_rows<Op::kBackward>(from, rows, lines, kernel);
-  for (int64_t row = 0; row < rows.count; ++row) {
-    kernel.begin(row * rows.step, lines[row]);
-    each_block<T>(rows.length, [&kernel](int64_t i, int64_t n) MISH_INLINE_LAMBDA {
-      kernel.template step<true>(i, n, Block<T>());
-    });
+  Finish<T, left> kernel{
+      dx,        dy,       static_cast<const typename A::Element*>(numbers), x, ahead<T>(rows),
+      A::set(p), A::set(q)};
+  if constexpr (left == Leaves::kNothing) {
+    over_rows<Op::kBackward>(x, rows, lines, kernel);
+  } else {
+    for (int64_t row = 0; row < rows.count; ++row) {
+      kernel.begin(row * rows.step, lines[row]);
+      each_block<T>(rows.length,
+                    [&kernel](int64_t i, int64_t n) MISH_INLINE_LAMBDA { kernel.step(i, n); });
+    }
   }
+}
+
+template <class T>
+void finish(void* dx, const void* dy, bool reduced, const void* numbers, const void* x, Rows rows,
+            const Affine* affines, bool apart, double p, double q) {
+  const auto of = numbers   ? finish_of<T, Leaves::kNumbers>
+                  : reduced ? finish_of<T, Leaves::kG>
+                            : finish_of<T, Leaves::kNothing>;
+  of(static_cast<T*>(dx), static_cast<const T*>(dy), numbers, static_cast<const T*>(x), rows,
+     affines, apart, p, q);
+}
+
+template <class T>
+int64_t numbers_size(Rows rows) {
+  constexpr int64_t kWidth = Block<T>::kWidth;
+  const int64_t steps = rows.count * ((rows.length + kWidth - 1) / kWidth);
+  return steps * kWidth * sizeof(typename Block<T>::A::Element);
 }
 
 }  // namespace
