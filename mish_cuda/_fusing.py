@@ -26,7 +26,7 @@ from .norms import (
     BatchNormMish2d,
     BatchNormMish3d,
     GroupNormMish,
-    has_mish_of,
+    take_mark,
 )
 
 FUSED: dict[type[nn.Module], type[nn.Module]] = {
@@ -43,6 +43,10 @@ def _has_hooks(module: nn.Module) -> bool:
     return any(getattr(module, name) for name in _HOOKS) or "forward" in vars(module)
 
 
+# A number marks a tensor, not the pair: that would be saved and copied with it.
+_MARKS = itertools.count()
+
+
 class NormMishPair:
     """A norm and the Mish behind it: their names in the module that holds them."""
 
@@ -50,6 +54,7 @@ class NormMishPair:
         # Weak: where a model was taken apart and put together anew, the old parent is no witness.
         self.parent = weakref.ref(parent)
         self.norm, self.activation = norm, activation
+        self.mark = next(_MARKS)
 
     def holds(self) -> bool:
         """Whether both are there still, with no hook that would see what lies between them."""
@@ -73,6 +78,7 @@ class NormMishPair:
     def __setstate__(self, state: tuple[nn.Module | None, str, str]) -> None:
         parent, self.norm, self.activation = state
         self.parent = weakref.ref(nn.Module() if parent is None else parent)
+        self.mark = next(_MARKS)
 
 
 class MishBehindNorm(Mish):
@@ -99,7 +105,7 @@ class MishBehindNorm(Mish):
     def forward(self, input: Tensor) -> Tensor:
         if is_scripting():  # tensors have no marks there
             return input if self._steps_aside else mish(input, self.inplace)
-        return input if has_mish_of(input, self._pair) else mish(input, self.inplace)
+        return input if take_mark(input, self._pair) else mish(input, self.inplace)
 
 
 add_safe_globals([NormMishPair, MishBehindNorm])

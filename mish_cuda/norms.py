@@ -108,12 +108,18 @@ def group_norm_mish(
     return C.group_norm_mish(input, num_groups, weight, bias, eps)  # type: ignore[no-any-return]
 
 
-_MARK = "_mish_cuda_pair"
+_MARK = "_mish_cuda_mark"
 
 
-def has_mish_of(tensor: Tensor, pair: Any) -> bool:
-    """Whether the norm of a pair has computed the Mish of this tensor, too."""
-    return pair is not None and getattr(tensor, _MARK, None) is pair
+def take_mark(tensor: Tensor, pair: Any) -> bool:
+    """Whether the norm of a pair has computed the Mish of this tensor, too: it says so once."""
+    if pair is None or getattr(tensor, _MARK, None) != pair.mark:
+        return False
+    if is_compiling():
+        setattr(tensor, _MARK, None)  # torch's compiler cannot delete attributes of tensors
+    else:
+        delattr(tensor, _MARK)
+    return True
 
 
 class _Layer(nn.Module):
@@ -139,9 +145,9 @@ class _Layer(nn.Module):
 
     @torch.jit.unused
     def _marked(self, output: Tensor) -> Tensor:
-        """The output, marked for the activation of the pair: see ``has_mish_of``."""
+        """The output, marked for the activation of the pair: see ``take_mark``."""
         if self._pair is not None:
-            setattr(output, _MARK, self._pair)
+            setattr(output, _MARK, self._pair.mark)
         return output
 
     def _count_as_torchs(self) -> None:

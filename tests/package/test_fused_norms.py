@@ -288,6 +288,16 @@ def test_norm_replaced_in_a_graph_that_shares_the_layers(compiled: bool) -> None
     assert fused(model) == 3
 
 
+def test_results_bear_no_marks() -> None:
+    """They would be saved with a tensor."""
+    model, _ = converted()
+    assert not vars(model(X))
+    file = io.BytesIO()
+    torch.save(model[0].bn(torch.randn(1, 8, 4, 4)), file)  # without its activation
+    file.seek(0)
+    assert torch.load(file, weights_only=True).shape == (1, 8, 4, 4)
+
+
 def test_threads_share_the_layers() -> None:
     """As replicas of nn.DataParallel do."""
     model, before = converted()
