@@ -1,9 +1,10 @@
 """Pairs of a norm and the Mish behind it, which ``convert(..., fuse_norms=True)`` makes one op.
 
 Both layers stay where they are. The norm computes both for as long as they stand in their parent as
-they were found, and marks its result; the activation hands on what is marked. So Mish is computed
-once, whatever becomes of either: conv and norm may be merged, a SyncBatchNorm may take the norm's
-place, either may get hooks, and all of it in a graph of torch.fx that shares the layers.
+they were found, and marks its result; the activation hands on what is marked. Whatever becomes of
+one of them, they ask the same question, so Mish is computed once: conv and norm may be merged, a
+SyncBatchNorm may take the norm's place, either may get hooks. The mark tells of what cannot be seen
+in the parent: where another tensor reaches the activation, it raises.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.jit import is_scripting  # type: ignore[attr-defined]
 from torch.serialization import add_safe_globals
@@ -26,7 +28,7 @@ from .norms import (
     BatchNormMish2d,
     BatchNormMish3d,
     GroupNormMish,
-    take_mark,
+    is_marked,
 )
 
 FUSED: dict[type[nn.Module], type[nn.Module]] = {
@@ -40,7 +42,13 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    return any(getattr(module, name) for name in _HOOKS) or "forward" in vars(module)
+    """Of its own or of all modules."""
+    everywhere = torch.nn.modules.module
+    return (
+        any(getattr(module, name) for name in _HOOKS)
+        or any(getattr(everywhere, f"_global{name}") for name in _HOOKS)
+        or "forward" in vars(module)
+    )
 
 
 # A number marks a tensor, not the pair: that would be saved and copied with it.
@@ -63,11 +71,14 @@ class NormMishPair:
             return False
         norm = parent._modules.get(self.norm)
         activation = parent._modules.get(self.activation)
+        # Not isinstance and getattr: wrappers hand on the attributes of what they wrap.
         return (
             norm is not None
             and activation is not None
-            and getattr(norm, "_pair", None) is self
-            and getattr(activation, "_pair", None) is self
+            and type(norm) in LAYERS
+            and type(activation) is MishBehindNorm
+            and vars(norm).get("_pair") is self
+            and vars(activation).get("_pair") is self
             and not _has_hooks(norm)
             and not _has_hooks(activation)
         )
@@ -79,6 +90,15 @@ class NormMishPair:
         parent, self.norm, self.activation = state
         self.parent = weakref.ref(nn.Module() if parent is None else parent)
         self.mark = next(_MARKS)
+
+
+_SOMETHING_BETWEEN = (
+    "mish_cuda: expected the result of the norm that was fused with this Mish, got another tensor, "
+    "although the norm has computed Mish already. Something works on what lies between the two: a "
+    "checkpoint or pipeline that begins there, or code that does not run one right after the "
+    "other. Undo the fusion with mish_cuda.revert(model), and leave this pair out, with `where`, "
+    "of convert(model, fuse_norms=True)."
+)
 
 
 class MishBehindNorm(Mish):
@@ -103,9 +123,13 @@ class MishBehindNorm(Mish):
             vars(self)["__module__"] = "torch.nn"
 
     def forward(self, input: Tensor) -> Tensor:
+        if not self._steps_aside:
+            return mish(input, self.inplace)
         if is_scripting():  # tensors have no marks there
-            return input if self._steps_aside else mish(input, self.inplace)
-        return input if take_mark(input, self._pair) else mish(input, self.inplace)
+            return input
+        if not is_marked(input, self._pair):
+            raise RuntimeError(_SOMETHING_BETWEEN)
+        return input
 
 
 add_safe_globals([NormMishPair, MishBehindNorm])

@@ -16,12 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.jit import is_scripting  # type: ignore[attr-defined]
+from torch.onnx import is_in_onnx_export
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 from torch.serialization import add_safe_globals
 
 from . import eager
 from ._extension import C
 from .functional import mish
+
+
+def _is_read() -> bool:
+    """Whether a compiler or exporter reads the call, which knows torch's norms."""
+    return is_compiling() or is_in_onnx_export()
 
 
 def batch_norm_mish(
@@ -63,7 +69,7 @@ def batch_norm_mish(
     if has_torch_function_variadic(*tensors):
         return handle_torch_function(batch_norm_mish, tensors, *tensors, *arguments)  # type: ignore[no-any-return]
     eager.check_tensor("input", input)
-    if C is None or is_compiling() or (training and input.numel() == input.shape[1:2].numel()):
+    if C is None or _is_read() or (training and input.numel() == input.shape[1:2].numel()):
         # A single value of each channel is an error, in torch's own words.
         return mish(F.batch_norm(*tensors, *arguments))
     return C.batch_norm_mish(*tensors, *arguments)  # type: ignore[no-any-return]
@@ -102,7 +108,7 @@ def group_norm_mish(
             group_norm_mish, tensors, input, num_groups, weight, bias, eps
         )
     eager.check_tensor("input", input)
-    if C is None or is_compiling() or input.dim() < 2 or input.numel() == num_groups:
+    if C is None or _is_read() or input.dim() < 2 or input.numel() == num_groups:
         # A single value of each group is an error, in torch's own words.
         return mish(F.group_norm(input, num_groups, weight, bias, eps)).to(input.dtype)
     return C.group_norm_mish(input, num_groups, weight, bias, eps)  # type: ignore[no-any-return]
@@ -111,15 +117,9 @@ def group_norm_mish(
 _MARK = "_mish_cuda_mark"
 
 
-def take_mark(tensor: Tensor, pair: Any) -> bool:
-    """Whether the norm of a pair has computed the Mish of this tensor, too: it says so once."""
-    if pair is None or getattr(tensor, _MARK, None) != pair.mark:
-        return False
-    if is_compiling():
-        setattr(tensor, _MARK, None)  # torch's compiler cannot delete attributes of tensors
-    else:
-        delattr(tensor, _MARK)
-    return True
+def is_marked(tensor: Tensor, pair: Any) -> bool:
+    """Whether the norm of a pair has computed the Mish of this tensor, too."""
+    return bool(getattr(tensor, _MARK, None) == pair.mark)
 
 
 class _Layer(nn.Module):
@@ -145,7 +145,7 @@ class _Layer(nn.Module):
 
     @torch.jit.unused
     def _marked(self, output: Tensor) -> Tensor:
-        """The output, marked for the activation of the pair: see ``take_mark``."""
+        """The output, marked for the activation of the pair: see ``is_marked``."""
         if self._pair is not None:
             setattr(output, _MARK, self._pair.mark)
         return output

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import io
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.checkpoint import checkpoint
 
 import mish_cuda
 from conftest import needs_extension
@@ -275,27 +275,83 @@ def test_traced_by_fx() -> None:
     check(traced, before)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_norm_replaced_in_a_graph_that_shares_the_layers(compiled: bool) -> None:
-    """As where conv and norm are merged in the graph while the model stays as it is."""
-    if compiled and shutil.which("g++") is None:
-        pytest.skip("inductor calls g++, which is not here")
-    model, before = converted()
+def between(model: nn.Sequential, x: Tensor) -> Tensor:
+    """As a pipeline that is cut between norm and activation."""
+    conv, norm, act = model[1]
+    return act(norm(conv(model[0](x))).clone())  # type: ignore[no-any-return]
+
+
+def checkpointed(model: nn.Sequential, x: Tensor) -> Tensor:
+    conv, norm, act = model[1]
+    h = norm(conv(model[0](x)))
+    return checkpoint(act, h, use_reentrant=True)  # type: ignore[no-any-return]
+
+
+def graph_without_norm(model: nn.Sequential, x: Tensor) -> Tensor:
+    """Conv and norm are merged in a graph while the model stays as it is."""
     traced = torch.fx.symbolic_trace(model)
-    for changed in (traced, before):
-        changed.get_submodule("0").bn = nn.Identity()
-    check(torch.compile(traced) if compiled else traced, before)
+    traced.get_submodule("0").bn = nn.Identity()
+    return traced(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("use", [between, checkpointed, graph_without_norm])
+def test_what_lies_between_is_not_worked_on_in_silence(use: Callable[..., Tensor]) -> None:
+    model, _ = converted()
+    with pytest.raises(RuntimeError, match=r"fused with this Mish.*revert"):
+        use(model, X).sum().backward()
+    mish_cuda.revert(model)
+    use(model, X).sum().backward()
+
+
+def test_checkpoint_that_begins_between_them() -> None:
+    model, before = converted()
+    conv, norm, act = model[1]
+    y = checkpoint(act, norm(conv(model[0](X))), use_reentrant=False)
+    torch.testing.assert_close(y, before[1](before[0](X)), rtol=1e-4, atol=1e-5)
+    y.sum().backward()
+
+
+class Wrapper(nn.Module):
+    """Hands on the attributes of a module, as wrappers of FSDP do."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.module, name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x) * 2  # type: ignore[no-any-return]
+
+
+def test_wrapped_norm() -> None:
+    model, before = converted()
+    for changed in (model, before):
+        changed[0].bn = Wrapper(changed[0].bn)
+    check(model, before)
+
+
+def test_hooks_of_all_modules() -> None:
+    model, before = converted()
+    handle = nn.modules.module.register_module_forward_hook(lambda module, i, o: o * 1.5)
+    try:
+        check(model, before)
+    finally:
+        handle.remove()
     assert fused(model) == 3
 
 
-def test_results_bear_no_marks() -> None:
-    """They would be saved with a tensor."""
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_older_onnx_exporter() -> None:
+    pytest.importorskip("onnx", reason="onnx is not installed")
     model, _ = converted()
-    assert not vars(model(X))
     file = io.BytesIO()
-    torch.save(model[0].bn(torch.randn(1, 8, 4, 4)), file)  # without its activation
-    file.seek(0)
-    assert torch.load(file, weights_only=True).shape == (1, 8, 4, 4)
+    torch.onnx.export(model.eval(), (X,), file, dynamo=False, opset_version=18)
+    assert b"mish_cuda" not in file.getvalue()
 
 
 def test_threads_share_the_layers() -> None:
