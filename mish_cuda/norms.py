@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.jit import is_scripting  # type: ignore[attr-defined]
-from torch.onnx import is_in_onnx_export
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 from torch.serialization import add_safe_globals
 
@@ -27,7 +26,7 @@ from .functional import mish
 
 def _is_read() -> bool:
     """Whether a compiler or exporter reads the call, which knows torch's norms."""
-    return is_compiling() or is_in_onnx_export()
+    return is_compiling() or torch.onnx.is_in_onnx_export()  # imported by _onnx
 
 
 def batch_norm_mish(
