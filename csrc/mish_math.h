@@ -39,6 +39,7 @@
 
 namespace mish {
 
+/// x between the bounds of the exponential.
 template <class A>
 struct Clamped {
   using V = typename A::V;

@@ -33,21 +33,17 @@ MISH_INLINE void add_sums(V x, V y, double (&totals)[2]) {
   totals[1] += sum(y);
 }
 
-/// From a place to the one that is worked on later, in elements: see prefetch().
-template <class T>
-constexpr int64_t kAhead = 4096 / sizeof(T);
-/// The same where short rows do not lie one behind the other: the next row.
+/// How far ahead rows are prefetched: short ones that do not lie one behind the other by a row.
 template <class T>
 MISH_INLINE int64_t ahead(Rows rows) {
   const bool long_rows = rows.length >= 2 * kAhead<T> || rows.count == 1;
   return long_rows || rows.step < kAhead<T> ? kAhead<T> : rows.step;
 }
-template <int kForWriting, class T>
-MISH_INLINE void prefetch_at(const T* place, int64_t distance) {
-#if defined(__GNUC__)
-  const uintptr_t at = reinterpret_cast<uintptr_t>(place) + distance * sizeof(T);
-  __builtin_prefetch(reinterpret_cast<const void*>(at), kForWriting);
-#endif
+
+/// Steps of a row, the last of which may be filled up.
+template <class T>
+constexpr int64_t steps_of(int64_t length) {
+  return (length + PlanOf<T>::kWidth - 1) / PlanOf<T>::kWidth;
 }
 
 template <class T>
@@ -105,7 +101,7 @@ MISH_INLINE Block<T> derivatives(const Points<T>& points) {
   return result;
 }
 
-/// Calls visit(i, n) for the n elements of each step of a row, from i on.
+/// Calls visit(i, n) for the n elements from i on of each step of a row.
 template <class T, class Visit>
 MISH_INLINE void each_block(int64_t columns, const Visit& visit) {
   constexpr int64_t kWidth = PlanOf<T>::kWidth;

@@ -32,8 +32,7 @@ struct Stretched {
 
 template <class T>
 int64_t stretched_size(int64_t length) {
-  constexpr int64_t kWidth = Block<T>::kWidth;
-  return (length + kWidth - 1) / kWidth * kWidth * sizeof(typename Stretched<T>::Element);
+  return steps_of<T>(length) * Block<T>::kWidth * sizeof(typename Stretched<T>::Element);
 }
 
 template <class T>
@@ -85,7 +84,6 @@ struct Group {
         scale(A::set(affine.scale)),
         shift(A::set(affine.shift)) {}
 
-  int64_t steps() const { return (length + B::kWidth - 1) / B::kWidth; }
   /// Elements of a step that begins at i.
   MISH_INLINE int64_t rest(int64_t i) const { return length - i; }
   MISH_INLINE B normal(int64_t i) const {
@@ -103,10 +101,10 @@ struct Group {
   MISH_INLINE void each(const Use& use) const {
     const Group& group = *this;
     each_step<T>(
-        steps(),
+        steps_of<T>(length),
         [group](int64_t step, Numbers<T>& z) MISH_INLINE_LAMBDA {
           const int64_t i = step * B::kWidth;
-          prefetch_at<0>(group.x + i, kAhead<T>);
+          prefetch<0>(group.x + i);
           const B t = group.normal(i), w = group.weights(i);
           B b;
           load_parts<T>(group.bias + i, b);
@@ -125,7 +123,7 @@ void apply_group(void* to, const void* x, int64_t length, const void* weight, co
   T* const y = static_cast<T*>(to);
   const Group<T> group(x, length, weight, bias, affine);
   group.template each<Op::kForward>([=](int64_t i, const Block<T>& value) MISH_INLINE_LAMBDA {
-    prefetch_at<1>(y + i, kAhead<T>);
+    prefetch<1>(y + i);
     value.write(y + i, length - i);
   });
 }
@@ -146,7 +144,7 @@ void reduce_group(void* g, const void* gradient, const void* x, int64_t length, 
   typename A::V run = A::set(0), run_t = A::set(0);
   int added = 0;
   group.template each<Op::kBackward>([&](int64_t i, const B& slope) MISH_INLINE_LAMBDA {
-    prefetch_at<0>(dy + i, kAhead<T>);
+    prefetch<0>(dy + i);
     B one(dy + i, group.rest(i)), sum, sum_t;
     const B t = group.normal(i), w = group.weights(i);
     load_parts<T>(to_bias + i, sum);
@@ -183,7 +181,7 @@ void finish_group(void* to, const void* g, const void* x, int64_t length, const 
   const Group<T> group(x, length, nullptr, nullptr, affine);
   const auto minus_a = A::set(-a), minus_b = A::set(-b);
   each_block<T>(length, [=](int64_t i, int64_t n) MISH_INLINE_LAMBDA {
-    prefetch_at<1>(dx + i, kAhead<T>);
+    prefetch<1>(dx + i);
     const B t = group.normal(i);
     B one;
     load_parts<T>(from + i, one);

@@ -38,7 +38,7 @@ MISH_INLINE void distances(const T* x, Rows rows, typename Block<T>::V centre, T
       for (; i <= end - kBlocks * B::kWidth; i += kBlocks * B::kWidth, ++added) {
         for (int place = 0; place < kBlocks; ++place) {
           const T* const at = x + i + place * B::kWidth;
-          if constexpr (B::kWidth > 1) prefetch_at<0>(at, far);
+          if constexpr (B::kWidth > 1) prefetch<0>(at, far);
           add(B(at), place);
         }
       }

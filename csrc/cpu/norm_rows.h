@@ -48,16 +48,16 @@ template <Op op, class T, class Kernel>
 void over_rows(const T* x, Rows rows, const Lines<T>& lines, Kernel kernel) {
   using B = Block<T>;
   constexpr int64_t kWidth = B::kWidth;
-  const int64_t length = rows.length, steps = (length + kWidth - 1) / kWidth;
+  const int64_t length = rows.length;
   const int64_t far = ahead<T>(rows);
   // Where the first stage of a step is, and where the last.
   int64_t row = 0, i = 0, last_row = 0, last_i = 0;
   Line<T> line = lines[0];
   kernel.begin(0, line);
   each_step<T>(
-      rows.count * steps,
+      rows.count * steps_of<T>(length),
       [&](int64_t, Numbers<T>& z) MISH_INLINE_LAMBDA {
-        prefetch_at<0>(x + i, far);
+        prefetch<0>(x + i, far);
         const B block(x + i, length - i);
         for (int part = 0; part < B::kParts; ++part) z[part] = line.z(block.part[part]);
         if ((i += kWidth) < length) return;
@@ -82,7 +82,7 @@ struct Apply {
 
   MISH_INLINE void begin(int64_t at, const Line<T>&) { row = y + at; }
   MISH_INLINE void step(int64_t i, int64_t n, const Block<T>& value) {
-    prefetch_at<1>(row + i, far);
+    prefetch<1>(row + i, far);
     value.write(row + i, n);
   }
   MISH_INLINE void end() {}
@@ -117,8 +117,8 @@ struct Reduce {
     centre = line.centre;
   }
   MISH_INLINE void step(int64_t i, int64_t n, const B& slope) {
-    prefetch_at<0>(dy + at + i, far);
-    if constexpr (leaves == Leaves::kG) prefetch_at<1>(g + at + i, far);
+    prefetch<0>(dy + at + i, far);
+    if constexpr (leaves == Leaves::kG) prefetch<1>(g + at + i, far);
     B one(dy + at + i, n);
     const B from(x + at + i, n);
     for (int part = 0; part < B::kParts; ++part) {
@@ -196,10 +196,10 @@ struct Finish {
       load_parts<T>(numbers, result);
       numbers += B::kWidth;
     } else {
-      prefetch_at<0>(dy + at + i, far);
+      prefetch<0>(dy + at + i, far);
       result = B(dy + at + i, n);
     }
-    prefetch_at<1>(dx + at + i, far);
+    prefetch<1>(dx + at + i, far);
     const B from(x + at + i, n);
     for (int part = 0; part < B::kParts; ++part) {
       V& one = result.part[part];
@@ -242,9 +242,8 @@ void finish(void* dx, const void* dy, bool reduced, const void* numbers, const v
 
 template <class T>
 int64_t numbers_size(Rows rows) {
-  constexpr int64_t kWidth = Block<T>::kWidth;
-  const int64_t steps = rows.count * ((rows.length + kWidth - 1) / kWidth);
-  return steps * kWidth * sizeof(typename Block<T>::A::Element);
+  const int64_t steps = rows.count * steps_of<T>(rows.length);
+  return steps * Block<T>::kWidth * sizeof(typename Block<T>::A::Element);
 }
 
 }  // namespace

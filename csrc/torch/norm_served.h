@@ -65,7 +65,7 @@ int64_t row_length(const at::Tensor& input) {
 
 // Whether the kernels are faster than torch's norm and mish. Short rows leave vectors, or threads
 // of a GPU, idle, and on the CPU a channel or group takes as long as some more elements would.
-// Measured on an EPYC of the fifth generation: docs/norm.md.
+// Found by timing small shapes on an EPYC of the fifth generation.
 
 bool batch_norm_pays(const at::Tensor& input, bool training) {
   const int64_t length = row_length(input);
