@@ -52,6 +52,21 @@ def batch_norm_mish(
 def group_norm_mish(
     input: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor: ...
+def batch_norm_is_fused(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+) -> bool:
+    """Whether ``batch_norm_mish`` computes norm and Mish of these at once, or one by one."""
+
+def group_norm_is_fused(
+    input: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None
+) -> bool:
+    """Whether ``group_norm_mish`` computes norm and Mish of these at once, or one by one."""
+
 def cpu_isa() -> str:
     """The instruction set of the CPU kernels on this processor: "AVX-512", "AVX2", "baseline"."""
 

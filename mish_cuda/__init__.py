@@ -23,7 +23,7 @@ except Exception as error:  # torch or a library that it needs is missing, or an
         name=__name__,
     ) from error
 
-from ._fusing import MishBehindNorm, NormMishPair
+from ._deferring import BEFORE_MISH
 from ._places import (  # noqa: F401 - named by pickles of converted models
     CONVERTED,
     converted_mish,
@@ -76,10 +76,12 @@ __all__ = [
     "revert",
 ]
 
+globals().update({_layer.__name__: _layer for _layer in BEFORE_MISH.values()})
+
 # Pickles, graphs and messages then name the public path, so that files can be rearranged.
-for _public in [globals()[_name] for _name in __all__ if _name != "__version__"] + [
+for _public in [
+    *(globals()[_name] for _name in __all__ if _name != "__version__"),
     *CONVERTED,
-    MishBehindNorm,
-    NormMishPair,
+    *BEFORE_MISH.values(),
 ]:
     _public.__module__ = __name__

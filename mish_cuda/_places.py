@@ -19,7 +19,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from ._extension import C
 from .functional import mish, mish_, mish_forward
 from .modules import Mish
-from .norms import LAYERS
+from .norms import Layer
 
 # convert replaces functions by these, by which revert recognises them. Each handles
 # __torch_function__ under its own name, so it keeps that name in graphs.
@@ -119,7 +119,7 @@ def is_ours(value: Any) -> bool:
     """Whether it is a layer or function of this library."""
     if isinstance(value, (OpOverload, OpOverloadPacket)):
         return value in TORCHS_OPS
-    return isinstance(value, (Mish, *LAYERS)) or any(innermost(value) is f for f in FUNCTIONS)
+    return isinstance(value, (Mish, Layer)) or any(innermost(value) is f for f in FUNCTIONS)
 
 
 def places(model: nn.Module) -> Iterator[Place]:
@@ -243,7 +243,7 @@ def obstacle(place: Place) -> str | None:
             return "has a forward of its own, set by other code: first delete it from the layer"
         if "accelerate.hooks" not in sys.modules:
             return f"was dispatched by accelerate, which is not loaded: {_UNHOOK}"
-    if isinstance(value, nn.Module) and has_state(value) and not isinstance(value, LAYERS):
+    if isinstance(value, nn.Module) and has_state(value) and not isinstance(value, Layer):
         return (
             "has parameters or buffers, which would be lost: put mish_cuda.Mish() there by hand if "
             "the model can do without them"

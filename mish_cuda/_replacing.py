@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from ._places import REPLACED, Place, title
 from .modules import Mish
-from .norms import LAYERS
+from .norms import Layer
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,14 +84,14 @@ def copy_state(old: nn.Module, new: nn.Module) -> None:
 
     The two share the dictionaries of hooks, so that existing handles still remove their hooks.
     """
-    own = {"__module__", "inplace", "_modules", REPLACED, "_pair"}
+    own = {"__module__", "inplace", "_modules", REPLACED}
     own |= {"forward", "_old_forward", "_hf_hook"}
     vars(new).update({name: value for name, value in vars(old).items() if name not in own})
     hook: Any
     for hook in new._load_state_dict_pre_hooks.values():
         if hook.with_module:
             hook.module = weakref.ref(new)
-    if isinstance(new, (Mish, *LAYERS)):
+    if isinstance(new, (Mish, Layer)):
         vars(new)[REPLACED] = old  # setattr would make it a submodule
     # Accelerate's hooks are in a forward of the instance, which only accelerate can make.
     if "_hf_hook" in vars(new):

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._fusing import MishBehindNorm
 from .functional import mish
 from .modules import Mish, MishCuda
 
@@ -22,7 +21,7 @@ def compare(activation: Any) -> tuple[str | None, bool]:
     It is called on 81 points from -20 to 20 in float64; layers in training and in evaluation.
     """
     inplace = bool(getattr(activation, "inplace", False))
-    if activation is F.mish or type(activation) in (nn.Mish, Mish, MishCuda, MishBehindNorm):
+    if activation is F.mish or type(activation) in (nn.Mish, Mish, MishCuda):
         return None, inplace
     training = getattr(activation, "training", None)
     # In float64, so that the tolerance only has to allow for other formulas of Mish.

@@ -38,7 +38,7 @@ from ._replacing import Conversion, Replacements
 from ._trial import argument_names, compare, forgets_inplace, not_elementwise
 from .functional import mish, mish_, mish_forward
 from .modules import Mish, MishCuda
-from .norms import LAYERS
+from .norms import Layer
 
 
 def convert(
@@ -67,9 +67,9 @@ def convert(
         where: selects activations: a pattern for qualified names, in which ``*`` matches anything,
             dots included (``fnmatch``, case sensitive); or a function of name and activation.
         fuse_norms: have each BatchNorm and GroupNorm that feeds one of these Mish layers, and
-            nothing else, compute both at once. The norm becomes a ``mish_cuda.BatchNormMish2d`` or
-            the like, with the same parameters and buffers, and the activation hands its input on,
-            until one of them is replaced or gets a hook.
+            nothing else, compute both at once. The norm becomes a ``BatchNorm2dBeforeMish`` or the
+            like, with the same parameters and buffers. It remains a norm for whatever else reads
+            its result.
 
     Returns:
         The places that were replaced, those left alone with the reason, those that make training
@@ -183,7 +183,7 @@ def revert(model: nn.Module, to: type[nn.Mish] | None = None) -> Conversion:
             raise ValueError(
                 f"revert: expected layers that can be replaced, but {place.name!r} {reason}."
             )
-        is_activation = isinstance(new, nn.Module) and not isinstance(place.value, LAYERS)
+        is_activation = isinstance(new, nn.Module) and not isinstance(place.value, Layer)
         result.add(place, new, compare(new)[0] if is_activation else None)
     hint = ""
     if to:
@@ -216,14 +216,14 @@ class override_torch(TorchFunctionMode):
 
 
 def _fuse(model: nn.Module, where: str | Callable[[str, Any], bool], report: Conversion) -> None:
-    """Makes pairs of norms and Mish, and adds them to the report."""
+    """Replaces norms before Mish, and adds them to the report."""
     found = list(pairs(model, lambda name, value: _matches(where, name, value)))
     for prefix, parent, norm, activation, reason in found:
         if reason:
             report.left_alone[prefix + norm] = f"not fused with {prefix + activation}: {reason}"
             continue
         before = type(parent._modules[norm])
-        fuse(parent, norm, activation)
+        fuse(parent, norm)
         report.changed[prefix + norm] = before, type(parent._modules[norm])
 
 
@@ -234,7 +234,7 @@ class _LeftAlone(Exception):
 def _torchs(place: Place) -> Any:
     """Torch's counterpart of a layer or function of this library."""
     value = place.value
-    if isinstance(value, LAYERS):
+    if isinstance(value, Layer):
         if (before := place.before()) is None:
             raise _LeftAlone("is a norm with Mish: put a norm and torch.nn.Mish there by hand")
         return before

@@ -24,7 +24,7 @@ from ._extension import C
 from .functional import mish
 
 
-def _is_read() -> bool:
+def is_read() -> bool:
     """Whether a compiler or exporter reads the call, which knows torch's norms."""
     return is_compiling() or torch.onnx.is_in_onnx_export()  # imported by _onnx
 
@@ -68,7 +68,7 @@ def batch_norm_mish(
     if has_torch_function_variadic(*tensors):
         return handle_torch_function(batch_norm_mish, tensors, *tensors, *arguments)  # type: ignore[no-any-return]
     eager.check_tensor("input", input)
-    if C is None or _is_read() or (training and input.numel() == input.shape[1:2].numel()):
+    if C is None or is_read() or (training and input.numel() == input.shape[1:2].numel()):
         # A single value of each channel is an error, in torch's own words.
         return mish(F.batch_norm(*tensors, *arguments))
     return C.batch_norm_mish(*tensors, *arguments)  # type: ignore[no-any-return]
@@ -107,32 +107,14 @@ def group_norm_mish(
             group_norm_mish, tensors, input, num_groups, weight, bias, eps
         )
     eager.check_tensor("input", input)
-    if C is None or _is_read() or input.dim() < 2 or input.numel() == num_groups:
+    if C is None or is_read() or input.dim() < 2 or input.numel() == num_groups:
         # A single value of each group is an error, in torch's own words.
         return mish(F.group_norm(input, num_groups, weight, bias, eps)).to(input.dtype)
     return C.group_norm_mish(input, num_groups, weight, bias, eps)  # type: ignore[no-any-return]
 
 
-_MARK = "_mish_cuda_mark"
-
-
-def is_marked(tensor: Tensor, pair: Any) -> bool:
-    """Whether the norm of a pair has computed the Mish of this tensor, too."""
-    return bool(getattr(tensor, _MARK, None) == pair.mark)
-
-
-class _Layer(nn.Module):
+class Layer(nn.Module):
     """For torch.fx and what is built on it, a layer of torch.nn, as ``mish_cuda.Mish`` is."""
-
-    _pair: Any = None  # of layers that ``convert`` makes: with the Mish that they are to compute
-    # A constant of TorchScript: it keeps the answer of the time of scripting.
-    __jit_unused_properties__ = ("_is_alone",)
-    __jit_ignored_attributes__ = ("_pair",)
-
-    @property
-    def _is_alone(self) -> bool:
-        """Whether the Mish of the pair is computed by the activation."""
-        return self._pair is not None and not self._pair.holds()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -142,42 +124,40 @@ class _Layer(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._count_as_torchs()
 
-    @torch.jit.unused
-    def _marked(self, output: Tensor) -> Tensor:
-        """The output, marked for the activation of the pair: see ``is_marked``."""
-        if self._pair is not None:
-            setattr(output, _MARK, self._pair.mark)
-        return output
-
     def _count_as_torchs(self) -> None:
-        if type(self) in LAYERS:  # pickles ask the class
-            vars(self)["__module__"] = "torch.nn"
+        if type(self).__module__ == "mish_cuda":  # not a class that derives from one of these
+            vars(self)["__module__"] = "torch.nn"  # pickles ask the class
 
 
-class _BatchNormMish(_Layer, nn.modules.batchnorm._BatchNorm):
-    """What BatchNorms of any dimension do, with ``batch_norm_mish`` for ``batch_norm``."""
+class BatchNormLayer(Layer, nn.modules.batchnorm._BatchNorm):
+    """The statistics that BatchNorms of any dimension take, and how they count batches."""
 
-    __constants__ = [*nn.modules.batchnorm._NormBase.__constants__, "_is_alone"]  # noqa: RUF012  a list in torch, too
+    def _statistics(self) -> tuple[Tensor | None, Tensor | None, bool]:
+        """Running mean and variance to read or update, and whether those of the batch are taken."""
+        reads = self.track_running_stats or not self.training
+        mean, var = (self.running_mean, self.running_var) if reads else (None, None)
+        return mean, var, self.training or (self.running_mean is None and self.running_var is None)
 
-    def forward(self, input: Tensor) -> Tensor:
-        self._check_input_dim(input)
+    def _count_batch(self) -> float:
+        """The share of this batch in the running statistics."""
         momentum = 0.0 if self.momentum is None else self.momentum
-        tracks = self.training and self.track_running_stats
-        if tracks and self.num_batches_tracked is not None:
+        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             if self.momentum is None:  # the mean of all batches
                 momentum = 1.0 / float(self.num_batches_tracked)
-        reads = tracks or not self.training
-        mean, var = (self.running_mean, self.running_var) if reads else (None, None)
-        of_batch = self.training or (self.running_mean is None and self.running_var is None)
-        if self._is_alone:
-            return F.batch_norm(
-                input, mean, var, self.weight, self.bias, of_batch, momentum, self.eps
-            )
-        output = batch_norm_mish(
+        return momentum
+
+
+class _BatchNormMish(BatchNormLayer):
+    """What BatchNorms of any dimension do, with ``batch_norm_mish`` for ``batch_norm``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        momentum = self._count_batch()
+        mean, var, of_batch = self._statistics()
+        return batch_norm_mish(
             input, mean, var, self.weight, self.bias, of_batch, momentum, self.eps
         )
-        return output if is_scripting() else self._marked(output)
 
 
 class BatchNormMish1d(_BatchNormMish, nn.BatchNorm1d):
@@ -204,20 +184,15 @@ class BatchNormMish3d(_BatchNormMish, nn.BatchNorm3d):
     """
 
 
-class GroupNormMish(_Layer, nn.GroupNorm):
+class GroupNormMish(Layer, nn.GroupNorm):
     """``nn.GroupNorm`` with Mish behind it: arguments, ``state_dict`` and errors are its own.
 
     Shape:
         (N, C, ...), and the output has the input's; dtypes as ``group_norm_mish`` takes.
     """
 
-    __constants__ = [*nn.GroupNorm.__constants__, "_is_alone"]  # noqa: RUF012  a list in torch, too
-
     def forward(self, input: Tensor) -> Tensor:
-        if self._is_alone:
-            return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
-        output = group_norm_mish(input, self.num_groups, self.weight, self.bias, self.eps)
-        return output if is_scripting() else self._marked(output)
+        return group_norm_mish(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
 LAYERS = (BatchNormMish1d, BatchNormMish2d, BatchNormMish3d, GroupNormMish)

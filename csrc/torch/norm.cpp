@@ -249,15 +249,12 @@ void update(const at::Tensor& running, const double* now, double momentum, doubl
 at::Tensor batch_norm_mish(const at::Tensor& input, const OptionalTensor& running_mean,
                            const OptionalTensor& running_var, const OptionalTensor& weight,
                            const OptionalTensor& bias, bool training, double momentum, double eps) {
-  const at::Tensor mean = defined(running_mean), var = defined(running_var);
-  const bool has_statistics = mean.defined() && var.defined();
-  if (!has_kernels(input) || !batch_norm_pays(input, training) || !fits(weight, input) ||
-      !fits(bias, input) || !fits(running_mean, input) || !fits(running_var, input) ||
-      has_statistics != (mean.defined() || var.defined()) || !(training || has_statistics)) {
+  if (!batch_norm_is_fused(input, running_mean, running_var, weight, bias, training)) {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     return ops::mish().call(at::batch_norm(input, weight, bias, running_mean, running_var, training,
                                            momentum, eps, at::globalContext().userEnabledCuDNN()));
   }
+  const at::Tensor mean = defined(running_mean), var = defined(running_var);
   const int64_t channels = input.size(1);
   const at::Tensor statistics = empty_statistics(input, training ? 3 : 2, channels);
   if (input.is_cuda()) {
@@ -275,7 +272,7 @@ at::Tensor batch_norm_mish(const at::Tensor& input, const OptionalTensor& runnin
   }
   const at::Tensor result =
       fused(input, defined(weight), defined(bias), statistics, 0, !training, eps);
-  if (training && has_statistics) {
+  if (training && mean.defined()) {
     const auto n = static_cast<double>(input.numel() / channels);
     update(mean, of_batch, momentum, 1);
     update(var, of_batch + 2 * channels, momentum, n / (n - 1));
@@ -285,8 +282,7 @@ at::Tensor batch_norm_mish(const at::Tensor& input, const OptionalTensor& runnin
 
 at::Tensor group_norm_mish(const at::Tensor& input, int64_t num_groups,
                            const OptionalTensor& weight, const OptionalTensor& bias, double eps) {
-  if (!has_kernels(input) || num_groups <= 0 || input.size(1) % num_groups != 0 ||
-      !group_norm_pays(input, num_groups) || !fits(weight, input) || !fits(bias, input)) {
+  if (!group_norm_is_fused(input, num_groups, weight, bias)) {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     return ops::mish().call(at::group_norm(input, num_groups, weight, bias, eps,
                                            at::globalContext().userEnabledCuDNN()));
@@ -322,6 +318,20 @@ TORCH_LIBRARY_IMPL(mish_cuda, FuncTorchBatchedDecomposition, library) {
 }
 
 }  // namespace
+
+bool batch_norm_is_fused(const at::Tensor& input, const OptionalTensor& running_mean,
+                         const OptionalTensor& running_var, const OptionalTensor& weight,
+                         const OptionalTensor& bias, bool training) {
+  const bool has_mean = defined(running_mean).defined();
+  return has_kernels(input) && batch_norm_pays(input, training) && fits(weight, input) &&
+         fits(bias, input) && fits(running_mean, input) && fits(running_var, input) &&
+         has_mean == defined(running_var).defined() && (training || has_mean);
+}
+bool group_norm_is_fused(const at::Tensor& input, int64_t num_groups, const OptionalTensor& weight,
+                         const OptionalTensor& bias) {
+  return has_kernels(input) && num_groups > 0 && input.size(1) % num_groups == 0 &&
+         group_norm_pays(input, num_groups) && fits(weight, input) && fits(bias, input);
+}
 
 namespace ops {
 

@@ -51,4 +51,13 @@ Handle<Tensor(const Tensor& input, int64_t num_groups, const Optional& weight, c
 group_norm_mish();
 
 }  // namespace ops
+
+/// Whether the ops batch_norm_mish and group_norm_mish compute norm and Mish at once for such
+/// inputs, or call torch's norm and mish.
+bool batch_norm_is_fused(const at::Tensor& input, const ops::Optional& running_mean,
+                         const ops::Optional& running_var, const ops::Optional& weight,
+                         const ops::Optional& bias, bool training);
+bool group_norm_is_fused(const at::Tensor& input, int64_t num_groups, const ops::Optional& weight,
+                         const ops::Optional& bias);
+
 }  // namespace mish

@@ -1,0 +1,270 @@
+"""What a norm before Mish returns is, to any code, the result of a norm of torch."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+import mish_cuda
+from conftest import needs_extension
+from mish_cuda import _deferring
+
+pytestmark = needs_extension
+
+
+@pytest.fixture(autouse=True)
+def fuse_small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_deferring, "FEWEST_ELEMENTS", dict.fromkeys(_deferring.FEWEST_ELEMENTS, 0))
+
+
+class Identity(torch.autograd.Function):
+    """Takes tensors in C++, without __torch_function__."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return grads[0]
+
+
+class Doubled(torch.autograd.Function):
+    """Works in place."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        return x.mul_(2)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return grads[0] * 2
+
+
+class Watched(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+def saved(y: Tensor) -> Tensor:
+    file = io.BytesIO()
+    torch.save(y, file)
+    file.seek(0)
+    return torch.load(file)  # type: ignore[no-any-return]
+
+
+def after(change: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
+    """Mish after a change in place."""
+
+    def program(y: Tensor) -> Tensor:
+        change(y)
+        return F.mish(y)
+
+    return program
+
+
+def without_grad(change: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    return torch.no_grad()(change)
+
+
+def with_hook(y: Tensor) -> Tensor:
+    if y.requires_grad:
+        y.register_hook(lambda g: g * 3)
+    return F.mish(y)
+
+
+def gradient(y: Tensor) -> Tensor:
+    z = y.exp().sum()
+    return torch.autograd.grad(z, y)[0] if y.requires_grad else z
+
+
+def retained(y: Tensor) -> Tensor | None:
+    if y.requires_grad:
+        y.retain_grad()
+        F.mish(y).sum().backward()
+    return y.grad
+
+
+def second_derivative(y: Tensor) -> Tensor:
+    if not y.requires_grad:
+        return y + 0
+    first = torch.autograd.grad((y**3).sum(), y, create_graph=True)[0]
+    return torch.autograd.grad(first.sum(), y)[0]
+
+
+def twice(y: Tensor) -> Tensor:
+    first, second = F.mish(y), F.mish(y)
+    with torch.no_grad():
+        first.add_(1)
+    return second
+
+
+def behind(function: Callable[[Tensor], Tensor], **options: Any) -> Callable[[Tensor], Any]:
+    """A checkpoint that begins behind the norm."""
+    return lambda y: checkpoint(function, y, **options)
+
+
+def in_mode(mode: Callable[[], Any], function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    def program(y: Tensor) -> Any:
+        with mode():
+            return function(y)
+
+    return program
+
+
+PROGRAMS: dict[str, Callable[[Tensor], Any]] = {
+    # Mish in all its forms
+    "F.mish": F.mish,
+    "nn.Mish": nn.Mish(),
+    "mish": mish_cuda.mish,
+    "Mish": mish_cuda.Mish(),
+    "mish_forward": mish_cuda.mish_forward,
+    "MishCudaFunction": mish_cuda.MishCudaFunction.apply,
+    "in place": lambda y: F.mish(y, inplace=True),
+    "in place, with its input": lambda y: (mish_cuda.mish_(y), y.detach() + 0),
+    "out": lambda y: mish_cuda.mish(y.detach(), out=torch.empty(y.shape)),
+    "twice": twice,
+    "and then the norm": lambda y: F.mish(y) * y,
+    "scripted": torch.jit.script(mish_cuda.Mish()),
+    # other functions, and ops with other results
+    "op": lambda y: y.exp(),
+    "several results": lambda y: y.max(1),
+    "list of tensors": lambda y: torch.cat([y, F.mish(y)]),
+    "norm": lambda y: nn.GroupNorm(2, 8)(y),
+    "copy": lambda y: y.clone(),
+    "numpy": lambda y: y.detach().numpy(),
+    "array": lambda y: y.tolist() if y.requires_grad else np.asarray(y),
+    "pickle": lambda y: pickle.loads(pickle.dumps(y)),
+    "deepcopy": lambda y: copy.deepcopy(y.detach()),
+    "save": saved,
+    "memory": lambda y: (y.data_ptr() != 0, y.untyped_storage().nbytes()),
+    "shared memory": lambda y: y.share_memory_() + 0,
+    "other process": lambda y: len(ForkingPickler.dumps(y.detach())) > 0,
+    "dlpack": lambda y: torch.from_dlpack(y.detach()),
+    "shape": lambda y: (y.shape, str(y.dtype), y.device.type, y.stride(), y.is_contiguous()),
+    "channels last": lambda y: y.contiguous(memory_format=torch.channels_last).stride(),
+    "dtype": lambda y: F.mish(y.double()),
+    # what changes it, so that the known Mish is no longer that of it
+    "item": after(lambda y: y.detach().__setitem__(0, 1)),
+    "mul_": lambda y: F.mish(y.mul_(2)),
+    "view": after(lambda y: y.view(-1).mul_(2)),
+    "detached": after(lambda y: y.detach().mul_(2)),
+    "data": after(lambda y: y.data.mul_(2)),
+    "no_grad": after(without_grad(lambda y: y.add_(1))),
+    "out=": after(without_grad(lambda y: torch.add(y, 1, out=y))),
+    "dirty": lambda y: F.mish(Doubled.apply(y)),
+    "identity": lambda y: F.mish(Identity.apply(y)),
+    "hook": with_hook,
+    # derivatives
+    "gradient for it": gradient,
+    "retain_grad": retained,
+    "second derivative": second_derivative,
+    "jvp": lambda y: torch.func.jvp(F.mish, (y,), (torch.ones(y.shape),))[1],
+    "func.grad": lambda y: torch.func.grad(lambda t: F.mish(t).sum())(y),
+    "vmap": lambda y: torch.func.vmap(lambda t: F.mish(t) * 2)(y),
+    "backward": lambda y: y.backward(torch.ones(y.shape)) if y.requires_grad else None,
+    # checkpoints and other users of hooks for saved tensors
+    "reentrant": behind(F.mish, use_reentrant=True),
+    "checkpoint": behind(lambda t: F.mish(t) * t.exp(), use_reentrant=False),
+    "checkpoint, in place": behind(lambda t: (F.mish(t).mul_(2) + t) * t, use_reentrant=False),
+    "save_on_cpu": in_mode(torch.autograd.graph.save_on_cpu, lambda y: F.mish(y) * y),
+    # modes and compilers
+    "under no_grad": in_mode(torch.no_grad, F.mish),
+    "under inference_mode": in_mode(torch.inference_mode, F.mish),
+    "read in inference_mode": after(in_mode(torch.inference_mode, lambda y: y + 1)),
+    "dispatch mode": in_mode(Watched, lambda y: F.mish(y) + y),
+    "override_torch": in_mode(mish_cuda.override_torch, F.mish),
+    "device": in_mode(lambda: torch.device("cpu"), F.mish),
+    "compile": lambda y: torch.compile(lambda t: F.mish(t) * 2, backend="aot_eager")(y),
+}
+
+
+def results(layer: nn.Module, program: Callable[[Tensor], Any], x: Tensor) -> Any:
+    """What the program gives, and the gradients that it leaves."""
+    layer.zero_grad()
+    x = x.clone().requires_grad_(x.requires_grad)
+    with torch.set_grad_enabled(x.requires_grad):
+        result = program(layer(x))
+        for tensor in result if isinstance(result, tuple) else (result,):
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                (tensor * torch.linspace(-1, 1, tensor.numel()).view(tensor.shape)).sum().backward()
+    if isinstance(result, Tensor):
+        result = (result.requires_grad, result.detach())
+    return result, x.grad, [p.grad for p in layer.parameters()], layer.state_dict()
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(8), nn.GroupNorm(2, 8)])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_is_the_result_of_a_norm(norm: nn.Module, name: str, training: bool, grad: bool) -> None:
+    model = nn.Sequential(copy.deepcopy(norm), nn.Mish()).train(training)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    expected = copy.deepcopy(model[0])
+    mish_cuda.convert(model, fuse_norms=True)
+    x = torch.randn(4, 8, 5, 5, requires_grad=grad)
+    with torch.set_grad_enabled(grad):
+        assert type(model[0](x)) is _deferring.NormOutput
+    expected.load_state_dict(model[0].state_dict())
+    torch.testing.assert_close(
+        results(model[0], PROGRAMS[name], x),
+        results(expected, PROGRAMS[name], x),
+        rtol=1e-4,
+        atol=1e-4,
+        check_stride=False,
+    )
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_what_it_needs_was_overwritten(grad: bool) -> None:
+    layer = nn.Sequential(nn.BatchNorm2d(8), nn.Mish()).eval()
+    mish_cuda.convert(layer, fuse_norms=True)
+    x = torch.randn(4, 8, 5, 5)
+    with torch.set_grad_enabled(grad):
+        y, untouched = layer[0](x), layer[0](x)
+        expected = F.mish(nn.BatchNorm2d(8).eval()(x))
+        x.add_(1)
+        with pytest.raises(RuntimeError, match="overwritten"):
+            y + 1
+        torch.testing.assert_close(F.mish(untouched), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_of_what_mish_has_overwritten() -> None:
+    layer = nn.Sequential(nn.BatchNorm2d(8), nn.Mish())
+    mish_cuda.convert(layer, fuse_norms=True)
+    y = layer[0](torch.randn(4, 8, 5, 5))
+    F.mish(y, inplace=True)
+    with pytest.raises(RuntimeError, match="overwritten"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda y, z: torch.autograd.grad((y * z).sum(), [y]),
+        lambda y, z: y.register_hook(print),
+        lambda y, z: y.retain_grad(),
+    ],
+)
+def test_gradients_that_pass_it_by(ask: Callable[[Tensor, Tensor], Any]) -> None:
+    layer = nn.Sequential(nn.BatchNorm2d(8), nn.Mish())
+    mish_cuda.convert(layer, fuse_norms=True)
+    y = layer[0](torch.randn(4, 8, 5, 5))
+    z = layer[1](y)
+    with pytest.raises(RuntimeError, match="passes by"):
+        ask(y, z)
