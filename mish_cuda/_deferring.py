@@ -248,7 +248,7 @@ FEWEST_ELEMENTS = {"with gradients": 16_384, "without": 131_072}
 
 
 def _serves(input: Tensor, *others: Tensor | None) -> bool:
-    """Whether a ``NormOutput`` is worth making, and nothing but autograd sees functions of these."""
+    """Whether a ``NormOutput`` is worth making, and only autograd sees functions of these."""
     fewest = FEWEST_ELEMENTS["with gradients" if torch.is_grad_enabled() else "without"]
     return (
         type(input) is Tensor

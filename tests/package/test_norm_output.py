@@ -154,7 +154,7 @@ PROGRAMS: dict[str, Callable[[Tensor], Any]] = {
     "shared memory": lambda y: y.share_memory_() + 0,
     "other process": lambda y: len(ForkingPickler.dumps(y.detach())) > 0,
     "dlpack": lambda y: torch.from_dlpack(y.detach()),
-    "shape": lambda y: (y.shape, str(y.dtype), y.device.type, y.stride(), y.is_contiguous()),
+    "shape": lambda y: torch.tensor([*y.shape, *y.stride(), y.dim(), y.numel(), y.is_contiguous()]),
     "channels last": lambda y: y.contiguous(memory_format=torch.channels_last).stride(),
     "dtype": lambda y: F.mish(y.double()),
     # what changes it, so that the known Mish is no longer that of it
