@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._guards import CompileContext
 from torch.compiler import is_compiling
 from torch.jit import is_scripting  # type: ignore[attr-defined]
 from torch.overrides import has_torch_function_variadic
@@ -95,24 +96,22 @@ class _Norm(torch.autograd.Function):
         return None, *(next(found) if needed else None for needed in wanted)
 
 
-_ABOUT_SHAPES_AND_NODES = (
-    Tensor.size,
-    Tensor.dim,
-    Tensor.numel,
-    Tensor.is_inference,
-    Tensor.backward,
-    Tensor.register_hook,
-    Tensor.requires_grad_,
-    Tensor.retain_grad,
-    torch.autograd.backward,
-    torch.autograd.grad,
+# These are no ops, and ask for the memory or the type of a tensor.
+_NEED_PLAIN_TENSORS = (
+    Tensor.__array__,
+    Tensor.__cuda_array_interface__.__get__,  # type: ignore[attr-defined]
+    Tensor.__deepcopy__,
+    Tensor.__dlpack__,
+    Tensor.__reduce_ex__,
+    Tensor.apply_,
+    Tensor.data_ptr,
+    Tensor.map_,
+    Tensor.numpy,
+    Tensor.share_memory_,
+    Tensor.storage,
+    Tensor.tolist,
+    Tensor.untyped_storage,
 )
-
-
-def _reads_no_values(func: Any) -> bool:
-    if getattr(func, "__name__", "") in ("__get__", "__set__", "__delete__"):  # of a property
-        return func.__self__ is not Tensor.__cuda_array_interface__
-    return func in _ABOUT_SHAPES_AND_NODES
 
 
 class NormOutput(Tensor):
@@ -203,11 +202,11 @@ class NormOutput(Tensor):
                 known = args[0]._take_mish(kwargs.get("inplace", func is mish_))
                 if known is not None:
                     return known
-            if _reads_no_values(func):
-                _check_gradients(func, args)
-                return func(*args, **kwargs)
-            # A plain tensor, for functions that are no ops: they may ask for memory or types.
-            return _with_plain(torch.ops.aten.alias, func, args, kwargs)
+            # A compiler that makes a fake of it wants the memory of the wrapper.
+            if func in _NEED_PLAIN_TENSORS and CompileContext.try_get() is None:
+                return _with_plain(torch.ops.aten.alias, func, args, kwargs)
+            _check_gradients(func, args)
+            return func(*args, **kwargs)
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -258,46 +257,64 @@ def _serves(input: Tensor, *others: Tensor | None) -> bool:
     )
 
 
-class _BeforeMish(Layer):
-    """A norm of torch that returns a ``NormOutput`` where the extension computes norm and Mish."""
+def batch_norm(
+    input: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """``F.batch_norm`` before Mish."""
+    inputs = input, mean, var, weight, bias
+    if C is None or not (_serves(*inputs) and C.batch_norm_is_fused(*inputs, training)):
+        return F.batch_norm(*inputs, training, momentum, eps)
+    known = C.batch_norm_mish(*inputs, training, momentum, eps)
+    if training:
+        mean, var = None, None  # they are updated by now
 
+    def norm() -> Tensor:
+        return F.batch_norm(input, mean, var, weight, bias, training, eps=eps)
+
+    return NormOutput.of(norm, known, input, weight, bias, mean, var)
+
+
+def group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """``F.group_norm`` before Mish."""
+    inputs = input, weight, bias
+    if (
+        C is None
+        or not _serves(*inputs)
+        or not C.group_norm_is_fused(input, num_groups, weight, bias)
+    ):
+        return F.group_norm(input, num_groups, weight, bias, eps)
+    known = C.group_norm_mish(input, num_groups, weight, bias, eps)
+
+    def norm() -> Tensor:
+        # Few of torch's kernels take an input of 16 bits with parameters of 32.
+        wide = input if weight is None else input.to(weight.dtype)
+        return F.group_norm(wide, num_groups, weight, bias, eps)
+
+    return NormOutput.of(norm, known, *inputs)
+
+
+class _BatchNormBeforeMish(BatchNormLayer):
     def forward(self, input: Tensor) -> Tensor:
-        if not is_scripting():
-            output = self._norm_and_mish(input)
-            if output is not None:
-                return output
-        return self._norm(input)
-
-    def _norm(self, input: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _norm_and_mish(self, input: Tensor) -> Tensor | None:
-        raise NotImplementedError
-
-
-class _BatchNormBeforeMish(_BeforeMish, BatchNormLayer):
-    def _norm(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
         momentum = self._count_batch()
-        mean, var, of_batch = self._statistics()
-        return F.batch_norm(input, mean, var, self.weight, self.bias, of_batch, momentum, self.eps)
-
-    @torch.jit.unused
-    def _norm_and_mish(self, input: Tensor) -> Tensor | None:
-        self._check_input_dim(input)
+        mean, var, training = self._statistics()
         weight, bias, eps = self.weight, self.bias, self.eps
-        mean, var, of_batch = self._statistics()
-        inputs = input, mean, var, weight, bias
-        if C is None or not (_serves(*inputs) and C.batch_norm_is_fused(*inputs, of_batch)):
-            return None
-        known = C.batch_norm_mish(*inputs, of_batch, self._count_batch(), eps)
-        if of_batch:
-            mean, var = None, None  # they are updated by now
-
-        def norm() -> Tensor:
-            return F.batch_norm(input, mean, var, weight, bias, of_batch, eps=eps)
-
-        return NormOutput.of(norm, known, input, weight, bias, mean, var)
+        if is_scripting():
+            return F.batch_norm(input, mean, var, weight, bias, training, momentum, eps)
+        return batch_norm(input, mean, var, weight, bias, training, momentum, eps)
 
 
 class BatchNorm1dBeforeMish(_BatchNormBeforeMish, nn.BatchNorm1d):
@@ -312,30 +329,13 @@ class BatchNorm3dBeforeMish(_BatchNormBeforeMish, nn.BatchNorm3d):
     """``nn.BatchNorm3d`` that computes the Mish behind it, too."""
 
 
-class GroupNormBeforeMish(_BeforeMish, nn.GroupNorm):
+class GroupNormBeforeMish(Layer, nn.GroupNorm):
     """``nn.GroupNorm`` that computes the Mish behind it, too."""
 
-    def _norm(self, input: Tensor) -> Tensor:
-        return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
-
-    @torch.jit.unused
-    def _norm_and_mish(self, input: Tensor) -> Tensor | None:
-        groups, weight, bias, eps = self.num_groups, self.weight, self.bias, self.eps
-        inputs = input, weight, bias
-        if (
-            C is None
-            or not _serves(*inputs)
-            or not C.group_norm_is_fused(input, groups, weight, bias)
-        ):
-            return None
-        known = C.group_norm_mish(input, groups, weight, bias, eps)
-
-        def norm() -> Tensor:
-            # Few of torch's kernels take an input of 16 bits with parameters of 32.
-            wide = input if weight is None else input.to(weight.dtype)
-            return F.group_norm(wide, groups, weight, bias, eps)
-
-        return NormOutput.of(norm, known, *inputs)
+    def forward(self, input: Tensor) -> Tensor:
+        if is_scripting():
+            return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+        return group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
 BEFORE_MISH: dict[type[nn.Module], type[nn.Module]] = {

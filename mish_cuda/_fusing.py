@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 from ._deferring import BEFORE_MISH
+from ._norm_act import activation, before_mish
 from ._replacing import copy_state
 from .modules import Mish, MishCuda
 from .norms import Layer
@@ -21,31 +22,29 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 def pairs(
     model: nn.Module, wanted: Callable[[str, nn.Module], bool]
 ) -> Iterator[tuple[str, nn.Module, str, str, str | None]]:
-    """Norms that feed a ``mish_cuda.Mish`` and nothing else, in each module once.
+    """Norms that feed a ``mish_cuda.Mish`` and nothing else, or hold one, in each module once.
 
     Yields:
-        The prefix of qualified names, the module that holds both, their names in it, and None or
-        why the norm cannot be replaced.
+        The prefix of qualified names, the module that holds the norm, the names of norm and Mish in
+        it, and None or why the norm cannot be replaced.
     """
     uses = Counter(id(m) for m in _slots(model))
     for prefix, parent in model.named_modules():
         prefix = f"{prefix}." if prefix else ""
-        children = parent._modules
-        acts = {
-            key
-            for key, child in children.items()
-            if type(child) in (Mish, MishCuda) and wanted(prefix + key, child)
-        }
+        children: dict[str, Any] = parent._modules
         norms = {
             key
             for key, child in children.items()
             if isinstance(child, _NORMS) and not isinstance(child, Layer)
         }
-        if not acts or not norms:
-            continue
-        for norm, act in _neighbours(parent):
-            if norm in norms and act in acts:
-                yield prefix, parent, norm, act, _obstacle(children[norm], children[act], uses)
+        found = [(norm, f"{norm}.{act}") for norm in norms if (act := activation(children[norm]))]
+        acts = {key for key, child in children.items() if type(child) in (Mish, MishCuda)}
+        if norms and acts:
+            found += [(a, b) for a, b in _neighbours(parent) if a in norms and b in acts]
+        for norm, act in found:
+            layer = parent.get_submodule(act)
+            if wanted(prefix + act, layer):
+                yield prefix, parent, norm, act, _obstacle(children[norm], layer, uses)
 
 
 def _slots(model: nn.Module) -> Iterator[nn.Module]:
@@ -54,9 +53,8 @@ def _slots(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _obstacle(norm: Any, act: Any, uses: Counter[int]) -> str | None:
-    kind = type(norm)
-    if kind not in BEFORE_MISH:
-        return f"there is no kernel for {kind.__name__} and Mish"
+    if type(norm) not in BEFORE_MISH and not activation(norm):
+        return f"there is no kernel for {type(norm).__name__} and Mish"
     for layer, what in ((norm, "the norm"), (act, "the activation")):
         if any(getattr(layer, name) for name in _HOOKS) or "forward" in vars(layer):
             return f"{what} has hooks, which may read what lies between: first remove them"
@@ -114,8 +112,10 @@ def fuse(parent: nn.Module, norm: str) -> None:
     """Replaces a child of which ``convert`` has found that it can be replaced."""
     children: dict[str, Any] = parent._modules
     old = children[norm]
-    new = BEFORE_MISH[type(old)].__new__(BEFORE_MISH[type(old)])
+    cls = before_mish(type(old))
+    new: Any = cls.__new__(cls)
     nn.Module.__init__(new)
-    new._count_as_torchs()  # type: ignore[operator]
+    new._count_as_torchs()
     copy_state(old, new)
+    vars(new)["_modules"] = old._modules
     children[norm] = new
