@@ -23,7 +23,7 @@ except Exception as error:  # torch or a library that it needs is missing, or an
         name=__name__,
     ) from error
 
-from ._deferring import BEFORE_MISH
+from ._before_mish import BEFORE_MISH
 from ._places import (  # noqa: F401 - named by pickles of converted models
     CONVERTED,
     converted_mish,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import fx, nn
 
-from ._deferring import BEFORE_MISH
+from ._before_mish import BEFORE_MISH
 from ._norm_act import activation, before_mish
 from ._replacing import copy_state
 from .modules import Mish, MishCuda
@@ -83,15 +85,23 @@ def _neighbours(parent: nn.Module) -> set[tuple[str, str]]:
             if calls[id(parent._modules[a])] == 1
         }
     found = []
-    mode = parent.training
     try:
-        for parent.training in (True, False):
-            found.append(_traced(parent))
+        with torch.random.fork_rng(devices=()):
+            for mode in (True, False):
+                found.append(_traced(_twin(parent, mode)))
     except Exception:  # code that cannot be traced, which may raise anything
         return set()
-    finally:
-        parent.training = mode
     return found[0] & found[1]
+
+
+def _twin(module: nn.Module, training: bool) -> nn.Module:
+    """A module with the same children, whose code may be run without changing this one."""
+    twin = copy.copy(module)
+    state = vars(twin)
+    state |= {k: copy.copy(v) for k, v in state.items() if isinstance(v, (dict, list, set))}
+    state["_buffers"] = {k: None if b is None else b.clone() for k, b in module._buffers.items()}
+    state["training"] = training
+    return twin
 
 
 def _traced(parent: nn.Module) -> set[tuple[str, str]]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from ._deferring import BEFORE_MISH, batch_norm, group_norm
+from ._before_mish import BEFORE_MISH, batch_norm, group_norm
 from .modules import Mish
 from .norms import Layer, is_read
 

@@ -116,7 +116,7 @@ at::Tensor empty_statistics(const at::Tensor& input, int64_t rows, int64_t sets)
   return at::empty({rows, sets}, at::kDouble);
 }
 
-/// Running statistics that a GPU reads or updates; undefined on the CPU.
+/// Running statistics; a GPU also reads them.
 struct Running {
   at::Tensor mean, var;
   double momentum;
@@ -202,6 +202,17 @@ struct NormMishBackward final
   }
 };
 
+/// running = (1 - momentum) running + momentum factor now. Like torch's norms, it does not count as
+/// a change: nodes of other calls may have saved the running statistics.
+void update(const at::Tensor& running, const double* now, double momentum, double factor) {
+  visit(running, [&](auto* to) {
+    for (int64_t c = 0; c < running.numel(); ++c) {
+      to[c] = static_cast<std::decay_t<decltype(*to)>>((1 - momentum) * to[c] +
+                                                       momentum * factor * now[c]);
+    }
+  });
+}
+
 at::Tensor fused(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias,
                  const at::Tensor& statistics, int64_t groups, bool given, double eps,
                  const Running& running = {}) {
@@ -220,6 +231,14 @@ at::Tensor fused(const at::Tensor& input, const at::Tensor& weight, const at::Te
       result = at::empty_like(input);
       norm_mish(input, Doubles(weight), Doubles(bias), statistics, groups, given)
           .forward(result.data_ptr(), input.const_data_ptr(), eps);
+      // Before anything is saved: a checkpoint stops there when it runs this again.
+      if (running.mean.defined() && !given) {
+        const int64_t channels = input.size(1);
+        const auto n = static_cast<double>(input.numel() / channels);
+        const double* const of_batch = statistics.data_ptr<double>();
+        update(running.mean, of_batch, running.momentum, 1);
+        update(running.var, of_batch + 2 * channels, running.momentum, n / (n - 1));
+      }
     } else if constexpr (kHasCudaKernels) {
       result = cuda_norm(input, weight, bias, statistics, groups, given)
                    .forward(running.mean, running.var, running.momentum, eps);
@@ -235,17 +254,6 @@ at::Tensor fused(const at::Tensor& input, const at::Tensor& weight, const at::Te
 
 // --- The ops ---
 
-/// running = (1 - momentum) running + momentum factor now
-void update(const at::Tensor& running, const double* now, double momentum, double factor) {
-  visit(running, [&](auto* to) {
-    for (int64_t c = 0; c < running.numel(); ++c) {
-      to[c] = static_cast<std::decay_t<decltype(*to)>>((1 - momentum) * to[c] +
-                                                       momentum * factor * now[c]);
-    }
-  });
-  if (!running.is_inference()) autograd::increment_version(running);
-}
-
 at::Tensor batch_norm_mish(const at::Tensor& input, const OptionalTensor& running_mean,
                            const OptionalTensor& running_var, const OptionalTensor& weight,
                            const OptionalTensor& bias, bool training, double momentum, double eps) {
@@ -257,12 +265,8 @@ at::Tensor batch_norm_mish(const at::Tensor& input, const OptionalTensor& runnin
   const at::Tensor mean = defined(running_mean), var = defined(running_var);
   const int64_t channels = input.size(1);
   const at::Tensor statistics = empty_statistics(input, training ? 3 : 2, channels);
-  if (input.is_cuda()) {
-    return fused(input, defined(weight), defined(bias), statistics, 0, !training, eps,
-                 {mean, var, momentum});
-  }
-  double* const of_batch = statistics.data_ptr<double>();
-  if (!training) {
+  if (!training && input.is_cpu()) {
+    double* const of_batch = statistics.data_ptr<double>();
     visit(mean, [&](const auto* from) { std::copy_n(from, channels, of_batch); });
     visit(var, [&](const auto* from) {
       for (int64_t c = 0; c < channels; ++c) {
@@ -270,14 +274,8 @@ at::Tensor batch_norm_mish(const at::Tensor& input, const OptionalTensor& runnin
       }
     });
   }
-  const at::Tensor result =
-      fused(input, defined(weight), defined(bias), statistics, 0, !training, eps);
-  if (training && mean.defined()) {
-    const auto n = static_cast<double>(input.numel() / channels);
-    update(mean, of_batch, momentum, 1);
-    update(var, of_batch + 2 * channels, momentum, n / (n - 1));
-  }
-  return result;
+  return fused(input, defined(weight), defined(bias), statistics, 0, !training, eps,
+               {mean, var, momentum});
 }
 
 at::Tensor group_norm_mish(const at::Tensor& input, int64_t num_groups,

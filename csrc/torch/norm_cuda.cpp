@@ -61,7 +61,6 @@ at::Tensor CudaNorm::forward(const at::Tensor& running_mean, const at::Tensor& r
   const auto updated = [&](const at::Tensor& running, const at::Tensor& now) {
     if (given || !running.defined()) return;
     if (!now.is_same(running)) running.copy_(now);
-    if (!running.is_inference()) torch::autograd::increment_version(running);
   };
   updated(running_mean, mean);
   updated(running_var, var);

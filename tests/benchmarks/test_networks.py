@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmarks import architectures, networks
 from benchmarks.cases import Case, Group
 from benchmarks.measure import measure
-from mish_cuda import _deferring
+from mish_cuda import _before_mish
 
 SMALL = {
     "se_resnet18": networks.Network(
@@ -90,7 +90,7 @@ def test_a_step_gives_every_weight_to_the_optimizer(
 def test_fused_norms_learn_the_same_with_less_memory(
     losses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(_deferring.FEWEST_ELEMENTS, "with gradients", 0)
+    monkeypatch.setitem(_before_mish.FEWEST_ELEMENTS, "with gradients", 0)
     cases = tuple(map(case, ("mish_cuda", networks.FUSED)))
     rows = measure(Group("networks", cases), "cpu", 0, prepare=networks.by_network).rows
     assert max(losses) - min(losses) < 1e-5

@@ -5,26 +5,19 @@ from __future__ import annotations
 import copy
 import gc
 import io
-from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from fused import X, check, fuse_small_inputs, fused, nodes  # noqa: F401  a fixture
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import mish_cuda
 from conftest import needs_extension
-from mish_cuda import _deferring
-from mish_cuda._deferring import BEFORE_MISH
-
-
-@pytest.fixture(autouse=True)
-def fuse_small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_deferring, "FEWEST_ELEMENTS", dict.fromkeys(_deferring.FEWEST_ELEMENTS, 0))
+from mish_cuda._before_mish import BEFORE_MISH
 
 
 class Conv(nn.Module):
@@ -59,9 +52,6 @@ def network() -> nn.Sequential:
     return model
 
 
-X = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(3))
-
-
 def converted() -> tuple[nn.Sequential, nn.Sequential]:
     """A network with fused pairs, and one as it was."""
     model = network()
@@ -69,27 +59,6 @@ def converted() -> tuple[nn.Sequential, nn.Sequential]:
     mish_cuda.convert(model, fuse_norms=True)
     assert fused(model) == 3
     return model, before
-
-
-def fused(model: nn.Module) -> int:
-    """The norms that were replaced."""
-    return sum(type(m) in BEFORE_MISH.values() for m in model.modules())
-
-
-def nodes(output: Tensor) -> Counter[str]:
-    """The names of the nodes that it was computed by."""
-    found = {output.grad_fn}
-    reached = [output.grad_fn]
-    while reached:
-        new = {n for n, _ in reached.pop().next_functions if n is not None} - found  # type: ignore[union-attr]
-        found |= new
-        reached += new
-    return Counter(n.name() for n in found)  # type: ignore[union-attr]
-
-
-def check(model: Callable[[Tensor], Tensor], expected: nn.Module) -> None:
-    """Values, in this mode, and gradients."""
-    torch.testing.assert_close(model(X), expected(X), rtol=1e-4, atol=1e-5)
 
 
 def test_report_and_revert() -> None:
@@ -154,73 +123,6 @@ def test_one_tensor_less_is_saved() -> None:
         sizes.append(sum({t.data_ptr(): t.nbytes for t in saved}.values()))
     of_norms = (2 * 8 * 81 + 2 * 8 * 49 + 2 * 6 * 49) * 4
     assert sizes[1] - sizes[0] >= of_norms - 4 * 3 * 8 * 22
-
-
-class Forward(nn.Module):
-    """A module with `norm` and `act`, and the code that uses them."""
-
-    def __init__(
-        self, forward: Callable[[Any, Tensor], Tensor], norm: nn.Module | None = None
-    ) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(3) if norm is None else norm
-        self.act = nn.Mish()
-        self.code = forward
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.code(self, x)
-
-
-FED = [
-    (True, lambda m, x: m.act(m.norm(x))),
-    (True, lambda m, x: m.norm(x).tanh() if x is None else m.act(m.norm(x)) + 1),
-    (False, lambda m, x: m.act(m.norm(x) + x)),
-    (False, lambda m, x: m.norm(m.act(x))),
-    (False, lambda m, x: (lambda z: m.act(z) + z)(m.norm(x))),  # something else sees the norm
-    (True, lambda m, x: m.act(m.act(m.norm(x)))),  # the first one follows the norm
-    (True, lambda m, x: m.act(m.act(m.norm(x)) + x)),
-    (False, lambda m, x: m.act(m.norm(m.norm(x)))),
-    (False, lambda m, x: m.act(m.norm(x)) if m.training else m.norm(x)),
-    (False, lambda m, x: m.act(m.norm(x)) if x.sum() > 1e9 else m.norm(x)),  # not to be traced
-]
-
-
-@pytest.mark.parametrize(("expected", "forward"), FED)
-def test_norms_that_feed_mish_and_nothing_else(
-    expected: bool, forward: Callable[[Any, Tensor], Tensor]
-) -> None:
-    model = Forward(forward)
-    before = copy.deepcopy(model)
-    mish_cuda.convert(model, fuse_norms=True)
-    assert fused(model) == expected
-    for mode in (True, False):
-        check(model.train(mode), before.train(mode))
-
-
-@pytest.mark.parametrize(
-    "norm", [nn.SyncBatchNorm(3), nn.InstanceNorm2d(3), nn.LayerNorm([9, 9]), nn.LazyBatchNorm2d()]
-)
-def test_other_norms_are_left_alone(norm: nn.Module) -> None:
-    model = nn.Sequential(norm, nn.Mish())
-    report = mish_cuda.convert(model, fuse_norms=True)
-    assert type(model[1]) is mish_cuda.Mish
-    assert type(norm).__name__ in report.left_alone["0"]
-
-
-def test_shared_layers() -> None:
-    act, norm = nn.Mish(), nn.BatchNorm2d(3)
-    model = nn.Sequential(
-        nn.Sequential(nn.BatchNorm2d(3), act),
-        nn.Sequential(nn.BatchNorm2d(3), act, act),
-        nn.Sequential(nn.Conv2d(3, 3, 1), act),
-        nn.Sequential(norm, nn.Mish()),
-        nn.Sequential(norm, nn.Tanh()),
-    )
-    before = copy.deepcopy(model)
-    report = mish_cuda.convert(model, fuse_norms=True)
-    assert "several places" in report.left_alone["3.0"]
-    assert fused(model) == 2
-    check(model, before)
 
 
 @pytest.mark.parametrize("layer", ["bn", "act"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import weakref
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -13,20 +14,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fused import fuse_small_inputs  # noqa: F401  a fixture
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import mish_cuda
 from conftest import needs_extension
-from mish_cuda import _deferring
+from mish_cuda._norm_output import NormOutput
 
 pytestmark = needs_extension
-
-
-@pytest.fixture(autouse=True)
-def fuse_small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_deferring, "FEWEST_ELEMENTS", dict.fromkeys(_deferring.FEWEST_ELEMENTS, 0))
 
 
 class Identity(torch.autograd.Function):
@@ -134,7 +131,7 @@ PROGRAMS: dict[str, Callable[[Tensor], Any]] = {
     "mish_forward": mish_cuda.mish_forward,
     "MishCudaFunction": mish_cuda.MishCudaFunction.apply,
     "in place": lambda y: F.mish(y, inplace=True),
-    "in place, with its input": lambda y: (mish_cuda.mish_(y), y.detach() + 0),
+    "in place, for its input": lambda y: (mish_cuda.mish_(y), y * 1)[1],
     "out": lambda y: mish_cuda.mish(y.detach(), out=torch.empty(y.shape)),
     "twice": twice,
     "and then the norm": lambda y: F.mish(y) * y,
@@ -219,7 +216,7 @@ def test_is_the_result_of_a_norm(norm: nn.Module, name: str, training: bool, gra
     mish_cuda.convert(model, fuse_norms=True)
     x = torch.randn(4, 8, 5, 5, requires_grad=grad)
     with torch.set_grad_enabled(grad):
-        assert type(model[0](x)) is _deferring.NormOutput
+        assert type(model[0](x)) is NormOutput
     expected.load_state_dict(model[0].state_dict())
     torch.testing.assert_close(
         results(model[0], PROGRAMS[name], x),
@@ -244,13 +241,133 @@ def test_what_it_needs_was_overwritten(grad: bool) -> None:
         torch.testing.assert_close(F.mish(untouched), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_gradient_of_what_mish_has_overwritten() -> None:
-    layer = nn.Sequential(nn.BatchNorm2d(8), nn.Mish())
-    mish_cuda.convert(layer, fuse_norms=True)
-    y = layer[0](torch.randn(4, 8, 5, 5))
-    F.mish(y, inplace=True)
-    with pytest.raises(RuntimeError, match="overwritten"):
-        y.sum().backward()
+def layers(norm: nn.Module | None = None, inplace: bool = False) -> tuple[nn.Sequential, ...]:
+    """Norm and Mish, converted and as they were."""
+    before = nn.Sequential(nn.BatchNorm2d(8) if norm is None else norm, nn.Mish(inplace))
+    model = copy.deepcopy(before)
+    mish_cuda.convert(model, fuse_norms=True)
+    return model, before
+
+
+def x() -> Tensor:
+    return torch.randn(4, 8, 5, 5, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_activation_compiled_by_itself() -> None:
+    model, before = layers()
+    model[1].compile()
+    for _ in range(2):
+        got, expected = (results(m, lambda y: y, x().requires_grad_()) for m in (model, before))
+        torch.testing.assert_close(got[0], expected[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got[1], expected[1], rtol=1e-4, atol=1e-5)
+
+
+def step(model: nn.Sequential, use: str) -> None:
+    norm, act = model
+    if use == "checkpoint":
+        loss = checkpoint(model, x(), use_reentrant=False)
+    elif use == "checkpoint of the norm":
+        loss = act(checkpoint(norm, x(), use_reentrant=False))
+    elif use == "hooks of inputs":
+        for tensor in (norm.weight, h := x().requires_grad_()):
+            tensor.register_hook(lambda g: g * 3)
+        loss = norm(h) * 2
+    elif use == "layouts":
+        loss = model(x().contiguous(memory_format=torch.channels_last)) + model(x())
+    elif use == "bias":
+        loss = norm(x()).exp()
+        with torch.no_grad():
+            norm.bias.add_(1)
+    elif use == "frozen later":
+        loss = norm(x().requires_grad_()).exp()
+        norm.requires_grad_(False)
+    elif use == "backward hook":
+        norm.register_backward_hook(lambda m, i, o: (i[0], i[1] * 2, i[2]))
+        loss = model(x())
+    elif use == "prehook":
+        norm.register_full_backward_pre_hook(lambda m, o: (o[0] * 2,))
+        loss = model(x())
+    loss.sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(
+    "use",
+    [
+        "checkpoint",
+        "checkpoint of the norm",
+        "hooks of inputs",
+        "layouts",
+        "bias",
+        "frozen later",
+        "backward hook",
+        "prehook",
+    ],
+)
+def test_step(use: str) -> None:
+    """Gradients and running statistics."""
+    model, before = layers()
+    for m in (model, before):
+        step(m, use)
+    for a, b in zip(model.parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(dict(model.state_dict()), dict(before.state_dict()))
+
+
+def test_running_statistics_may_change() -> None:
+    model, before = layers()
+    outputs = []
+    for norm, _ in (model, before):
+        outputs.append(norm.eval()(x()))
+        norm.train()(x() + 1)
+    torch.testing.assert_close(outputs[0] * 1, outputs[1])
+
+
+def test_inference_mode() -> None:
+    """Nothing tells there that the input of a norm was overwritten."""
+    model, before = layers()
+    with torch.inference_mode():
+        h = x()
+        y = model.eval()[0](h)
+        expected = before.eval()[0](h)
+        h.add_(1)
+    torch.testing.assert_close(y, expected)
+
+
+def test_nothing_is_kept_once_it_is_computed() -> None:
+    for grad in (True, False):
+        model, _ = layers()
+        h = x().requires_grad_(grad) * 1
+        with torch.set_grad_enabled(grad):
+            y = model[0](h)
+            z = y.exp().sum()
+        if grad:
+            z.backward()
+        gone = weakref.ref(h)
+        del h
+        assert gone() is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda y: y.unsqueeze_(0),
+        lambda y: y.transpose_(1, 2),
+        lambda y: (F.mish(y, True), y.mul_(2)),
+    ],
+)
+@torch.no_grad()
+def test_changes_that_nobody_would_see(change: Callable[[Tensor], Any]) -> None:
+    model, _ = layers()
+    with pytest.raises(RuntimeError, match="not to be changed"):
+        change(model[0](x()))
+
+
+def test_memory_that_is_not_there() -> None:
+    model, _ = layers()
+    with torch.no_grad(), pytest.raises(RuntimeError, match="data pointer"):
+        torch.utils.dlpack.to_dlpack(model[0](x()))
 
 
 @pytest.mark.parametrize(
@@ -259,6 +376,7 @@ def test_gradient_of_what_mish_has_overwritten() -> None:
         lambda y, z: torch.autograd.grad((y * z).sum(), [y]),
         lambda y, z: y.register_hook(print),
         lambda y, z: y.retain_grad(),
+        lambda y, z: (z.sum().backward(inputs=[y]), y.grad),
     ],
 )
 def test_gradients_that_pass_it_by(ask: Callable[[Tensor, Tensor], Any]) -> None:
