@@ -1,6 +1,6 @@
 """torch.compile with its default backend: fusion, exactness, caching.
 
-Compiled programs of all kinds: test_programs.py, test_differential.py, test_transforms.py.
+Compiled programs of all kinds: test_programs.py, test_transforms.py.
 """
 
 from __future__ import annotations
@@ -152,13 +152,6 @@ def test_compiled_autograd(device: str, traced: bool) -> None:
     with torch._dynamo.config.patch(compiled_autograd=traced):
         torch.compile(step, backend="aot_eager", disable=not traced)(again)
     torch.testing.assert_close(again.grad, x.grad)
-
-
-@pytest.mark.parametrize("function", [mish_cuda.MishCudaFunction.apply, mish_cuda.mish_forward])
-def test_old_names(public: str, device: str, function: Callable[[Tensor], Tensor]) -> None:
-    x = layouts.normal((4, 6), torch.float32, device)
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(gradient(compiled, x), gradient(mish_cuda.mish, x))
 
 
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
