@@ -172,13 +172,10 @@ def test_any_number_of_threads(
     kernels: Implementation, device: str, dtype: torch.dtype, order: int, layout: str
 ) -> None:
     arguments = [layouts.make(layout, dtype, device, seed) for seed in range(order + 1)]
-    before, results = torch.get_num_threads(), []
-    try:
-        for count in (1, 2, 3, 5):
-            torch.set_num_threads(count)
+    results = []
+    for count in (1, 2, 3, 5):
+        with layouts.threads(count):
             results.append(kernels.apply(*arguments))
-    finally:
-        torch.set_num_threads(before)
     assert all(reference.same_bits(result, results[0]) for result in results)
 
 
