@@ -171,6 +171,11 @@ def test_nothing_is_recorded_without_need(impl: Implementation, device: str) -> 
     assert x.is_leaf
 
 
+@pytest.mark.filterwarnings("error")
+def test_no_warnings(impl: Implementation, device: str) -> None:
+    impl.mish(leaf(3, device=device)).sum().backward()
+
+
 def test_inference_mode(impl: Implementation, device: str) -> None:
     x = leaf(3, device=device)
     with torch.inference_mode():

@@ -29,6 +29,7 @@ from torch.func import jvp
 from torch.nn.utils.parametrize import register_parametrization
 from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 import layouts
 import mish_cuda
@@ -164,7 +165,16 @@ def no_gradient_from_above(m: Implementation, x: Tensor) -> list[Tensor]:
     return [gradient for gradients in results for gradient in gradients]
 
 
+def flops(m: Implementation, x: Tensor) -> Tensor:
+    """Those of the products."""
+    with FlopCounterMode(display=False) as counter:
+        m.mish(x @ x.T).sum().backward()
+    return torch.tensor(counter.get_total_flops())
+
+
 EAGER_ONLY: dict[str, Program] = {
+    "flops": flops,
+    "vmap of columns": lambda m, x: torch.vmap(m.mish, 1)(x),
     "reentrant checkpoint": lambda m, x: checkpoint(
         lambda x: m.mish_(m.mish(2 * x) + 1), x, use_reentrant=True
     ),

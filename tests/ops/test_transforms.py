@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.functional import jacobian
-from torch.func import grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
+from torch.func import functionalize, grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import layouts
 import mish_cuda
-import reference
 from conftest import TORCH, Implementation, needs_extension
 
 # Without a rule of its own an op is called once for every element of the batch.
@@ -45,7 +45,7 @@ TRANSFORMS: dict[str, Callable[[Function], Function]] = {
     "vmap": lambda u: lambda x: vmap(u)(torch.stack([x, -2 * x])).sum(),
     "vjp": lambda u: number(lambda x: vjp(u, x)[1](x.new_ones(()))[0]),
     "hessian": lambda u: number(hessian(u)),
-    "functionalize": torch.func.functionalize,
+    "functionalize": functionalize,
     "linearize": lambda u: lambda x: linearize(u, x)[1](torch.ones_like(x)),
     "jacobian": lambda u: lambda x: jacobian(u, x, vectorize=True, strategy="forward-mode"),
 }
@@ -94,7 +94,7 @@ FORMS: dict[str, Function] = {
     "converted": CONVERTED,
     "override_torch": overridden,
     "MishCudaFunction": mish_cuda.MishCudaFunction.apply,
-    "mish_forward": mish_cuda.mish_forward,
+    "mish_forward": lambda x: mish_cuda.mish_forward(x),
     "in place": lambda x: mish_cuda.mish_(x.clone()),
     "in place of a view": in_place_of_a_view,
 }
@@ -144,6 +144,18 @@ def test_compiled(public: str, form: str, transforms: tuple[str, ...], device: s
 def test_functionalized(form: str, transforms: tuple[str, ...], device: str) -> None:
     """Eager mish_ writes by copy_, which torch makes into an op without a derivative."""
     check((*transforms, "functionalize"), form, device)
+
+
+OUT: dict[str, Function] = {"out": lambda x: mish_cuda.mish(x, out=torch.empty_like(x))}
+
+
+@pytest.mark.parametrize("function", [*FORMS.values(), *OUT.values()], ids=[*FORMS, *OUT])
+def test_functionalized_writes_become_values(public: str, function: Function, device: str) -> None:
+    """Functionalized, no op writes to any of its arguments."""
+    graph = make_fx(functionalize(function))(X.to(device)).graph
+    ops = [node.target for node in graph.nodes if node.op == "call_function"]
+    assert ops
+    assert not any(op._schema.is_mutable for op in ops)
 
 
 # --- Numbers: torch makes float64 tangents of 0-dim tensors times a number ---
@@ -220,10 +232,3 @@ def test_vmap_of_a_write_in_place(impl: Implementation, device: str) -> None:
     expected = impl.mish(batch)
     vmap(vmap(impl.mish_, 1), 2)(batch)
     torch.testing.assert_close(batch, expected)
-
-
-def test_vmap_of_a_recorded_tensor(impl: Implementation, device: str) -> None:
-    """Autograd outside, vmap inside."""
-    batch = layouts.normal((4, 5, 3), torch.float64, device).requires_grad_()
-    (result,) = torch.autograd.grad(vmap(impl.mish, 2)(batch).sum(), batch)
-    torch.testing.assert_close(result, reference.mish(batch, 1))
