@@ -172,7 +172,23 @@ def flops(m: Implementation, x: Tensor) -> Tensor:
     return torch.tensor(counter.get_total_flops())
 
 
+def input_of_a_compiled_function(m: Implementation, x: Tensor) -> Tensor:
+    """It is overwritten, is differentiated and is no leaf, as a part of a network gets it."""
+    y = x * 1
+    return torch.compile(m.mish_, backend="aot_eager")(y).square() + y
+
+
+def backward_by_the_compiler(m: Implementation, x: Tensor) -> list[Any]:
+    """Nodes and saved tensors are traced."""
+    y = m.mish(m.mish_(2 * x))
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager")):
+        y.sum().backward()
+    return [x.grad]
+
+
 EAGER_ONLY: dict[str, Program] = {
+    "input of a compiled function": input_of_a_compiled_function,
+    "backward by the compiler": backward_by_the_compiler,
     "flops": flops,
     "vmap of columns": lambda m, x: torch.vmap(m.mish, 1)(x),
     "reentrant checkpoint": lambda m, x: checkpoint(

@@ -8,7 +8,6 @@ from functools import partial
 import mpmath
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import reference
@@ -76,16 +75,6 @@ def test_values(impl: Implementation, device: str, dtype: torch.dtype, order: in
     right = (result == true[0].to(dtype)) | true[0].isnan()
     for bound in bounds(by, NAMES[dtype], FUNCTIONS[order]):
         assert right.double().mean() >= bound.correct
-
-
-@ORDERS
-def test_torchs_own_mish_has_no_limits(device: str, dtype: torch.dtype, order: int) -> None:
-    """Should torch mend this one day, the documentation of the differences is to be shortened."""
-    x = torch.tensor([-torch.inf, torch.inf], dtype=dtype, device=device, requires_grad=True)
-    y = F.mish(x)
-    for _ in range(order):
-        (y,) = torch.autograd.grad(y.sum(), x, create_graph=True)
-    assert y.isnan().tolist() == [True, order > 0]
 
 
 # --- Times gradients ---
