@@ -325,6 +325,7 @@ def test_objects_that_are_no_tensors(public: str) -> None:
     assert mish(x) == (mish, (x,), {"inplace": False, "out": None})
     assert mish(x, inplace=True) == (mish, (x,), {"inplace": True, "out": None})
     assert mish(x, out=out)[2]["out"] is out
+    assert mish(out, out=x) == (mish, (out,), {"out": x})
     assert mish_(x) == (mish_, (x,), {})
     assert mish_cuda.Mish()(x) == mish(x)  # type: ignore[arg-type]
 
