@@ -142,7 +142,7 @@ SEQUENCE = {
     "2": ColwiseParallel(input_layouts=Shard(1), use_local_output=False),
     "4": RowwiseParallel(output_layouts=Shard(1), use_local_output=False),
 }
-TRAINING: dict[str, Callable[[], None]] = {
+CASES: dict[str, Callable[[], None]] = {
     "DDP": partial(trains_as_alone, DistributedDataParallel, share_of, inplace=True),
     "FSDP": partial(trains_as_alone, in_shards, share_of, inplace=True),
     "FSDP in mixed precision": partial(
@@ -223,8 +223,7 @@ def dtensors_without_autograd() -> None:
     same(ops.mish_backward(g, x), slope)
 
 
-CASES: dict[str, Callable[[], None]] = {
-    **TRAINING,
+CASES |= {
     "DTensors": partial(check_dtensors, mish_cuda.mish),
     "DTensors, eager maths": partial(check_dtensors, eager.mish),
     "DTensor, compiled": compiled_dtensor,

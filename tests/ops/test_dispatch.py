@@ -160,18 +160,17 @@ def test_selective_checkpointing(policy: str) -> None:
     def decide(context: Any, function: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
         return CheckpointPolicy[policy if function is op else "PREFER_RECOMPUTE"]
 
+    def squared(x: Tensor) -> Tensor:
+        return mish_cuda.mish(x) * mish_cuda.mish(x)
+
     chosen = [op] if policy == "list of ops" else decide
     contexts = partial(create_selective_checkpoint_contexts, chosen)
     x = torch.randn(5, dtype=torch.float64, requires_grad=True)
     with Log() as log:  # the product saves results of mish
-        y = checkpoint(mish_times_mish, x, use_reentrant=False, context_fn=contexts)
+        y = checkpoint(squared, x, use_reentrant=False, context_fn=contexts)
         (slope,) = torch.autograd.grad(y.sum(), x)
     torch.testing.assert_close(slope, 2 * reference.mish(x) * reference.mish(x, 1))
     assert log.calls.count("mish.default") == (4 if "RECOMPUTE" in policy else 2)
-
-
-def mish_times_mish(x: Tensor) -> Tensor:
-    return mish_cuda.mish(x) * mish_cuda.mish(x)
 
 
 def test_fx_keeps_the_function(public: str) -> None:
