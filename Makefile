@@ -83,7 +83,7 @@ test: build
 # New random programs each time, where `make test` always tries the same.
 fuzz: EXTRAS := test
 fuzz: build
-	MISH_FUZZ=20 $(ENV_PYTHON) -m pytest tests/ops/test_differential.py
+	MISH_FUZZ=20 $(ENV_PYTHON) -m pytest tests/ops/test_programs.py -k random
 
 lint: EXTRAS := test # the types of what benchmarks import
 lint: build

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ LAYOUTS: dict[str, Callable[[Data], Tensor]] = {
     "long rows": lambda data: data(4, 700)[:, :613],
     "column": lambda data: data(1000, 5)[:, 2],
     "offset by one element": lambda data: data(102)[1:],
-    "offset by three elements": lambda data: data(103)[3:],
+    "offset by three elements": lambda data: data(70_005)[3:-1],
+    "offset by seven elements": lambda data: data(70_009)[7:-1],
     "several threads": lambda data: data(40_001),
     "several threads, transposed": lambda data: data(201, 200).t(),
 }
@@ -40,6 +42,8 @@ OVERLAPPING: dict[str, Callable[[Data], Tensor]] = {
     "expanded columns": lambda data: data(33, 1).expand(33, 9),
     "expanded 0-d": lambda data: data().expand(40, 5),
     "windows": lambda data: data(150).as_strided((40, 30), (3, 1)),
+    # Every other stride is 0, so no two dimensions are one: more of them than a CUDA launch takes.
+    "seventeen dimensions": lambda data: data(*[1, 2] * 8, 1).expand(*[2] * 17),
 }
 
 
@@ -87,3 +91,14 @@ def surroundings(x: Tensor) -> Tensor:
     inside = torch.zeros_like(memory(x), dtype=torch.bool)
     inside.as_strided(x.shape, x.stride(), x.storage_offset()).fill_(True)
     return memory(x)[~inside]
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Lets torch compute with that many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -37,6 +37,10 @@ HARD_POINTS = (
 )
 
 
+def definition(x: mpmath.mpf) -> mpmath.mpf:
+    return x * mpmath.tanh(mpmath.log(1 + mpmath.exp(x)))
+
+
 def limit(x: float, order: int) -> float:
     """The limit of f, f' or f'' at ±inf, and its value at large x."""
     if order == 0:

@@ -46,12 +46,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 DEVICE = sys.argv[2]  # "cpu", with gloo, or "cuda", with NCCL and a GPU for each process
 TIMEOUT = timedelta(seconds=40)  # processes that wait for one that failed give up
-CASES: dict[str, Callable[[], None]] = {}
-
-
-def case(function: Callable[[], None]) -> Callable[[], None]:
-    CASES[function.__name__] = function
-    return function
 
 
 def world() -> int:
@@ -62,12 +56,11 @@ def line() -> DeviceMesh:
     return init_device_mesh(DEVICE, (world(),))
 
 
-def whole(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
+def whole(tensor: Any) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def same(actual: Tensor | None, expected: Tensor, tolerance: float = 1e-12) -> None:
+def same(actual: Any, expected: Tensor, tolerance: float = 1e-12) -> None:
     torch.testing.assert_close(whole(actual), expected, rtol=tolerance, atol=tolerance)
 
 
@@ -102,7 +95,6 @@ def trains_as_alone(
     trained = parallel(model)  # which averages gradients for as long as it lives
     whole(trained(share(x))).square().mean().backward()
     for p, expected in zip(model.parameters(), single.parameters(), strict=True):
-        assert expected.grad is not None
         same(p.grad, expected.grad, tolerance)
 
 
@@ -117,35 +109,19 @@ def in_shards(model: nn.Sequential, **options: Any) -> nn.Module:
     return model
 
 
-@case
-def ddp() -> None:
-    trains_as_alone(DistributedDataParallel, share_of, inplace=True)
+def by_plan(plan: dict[str, Any]) -> Callable[[nn.Sequential], nn.Module]:
+    return lambda model: parallelize_module(model, line(), plan)
 
 
-@case
-def fsdp() -> None:
-    trains_as_alone(in_shards, share_of, inplace=True)
+def two_linear_layers(local: bool) -> dict[str, Any]:
+    """Sharded, where the activation meets a tensor (local) or a DTensor."""
+    return {
+        "0": ColwiseParallel(use_local_output=local),
+        "2": RowwiseParallel(use_local_output=local),
+        "4": ColwiseParallel(output_layouts=Replicate()),
+    }
 
 
-@case
-def fsdp_in_mixed_precision() -> None:
-    """Parameters in float64, activations and gradients in bfloat16."""
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float64)
-    trains_as_alone(partial(in_shards, mp_policy=policy), share_of, inplace=True, tolerance=2**-5)
-
-
-@case
-def tensor_parallel() -> None:
-    for local in (True, False):  # whether the activation meets a tensor or a DTensor
-        plan = {
-            "0": ColwiseParallel(use_local_output=local),
-            "2": RowwiseParallel(use_local_output=local),
-            "4": ColwiseParallel(output_layouts=Replicate()),
-        }
-        trains_as_alone(partial(parallelize_module, device_mesh=line(), parallelize_plan=plan))
-
-
-@case
 def tensor_parallel_in_fsdp() -> None:
     mesh = init_device_mesh(DEVICE, (world() // 2, 2), mesh_dim_names=("data", "tensor"))
     plan = {"0": ColwiseParallel(use_local_output=False), "2": RowwiseParallel()}
@@ -157,22 +133,36 @@ def tensor_parallel_in_fsdp() -> None:
     trains_as_alone(parallel, lambda x: x.chunk(world() // 2)[mesh["data"].get_local_rank()])
 
 
-@case
-def sequence_parallel() -> None:
-    # Twelve tokens, which any number of processes here shares evenly: uneven ones F.linear itself
-    # refuses with torch 2.9. Uneven shards of Mish are among the DTensors below.
-    sequence = SequenceParallel(use_local_output=False)
-    plan = {
-        **dict.fromkeys("015", sequence),
-        "2": ColwiseParallel(input_layouts=Shard(1), use_local_output=False),
-        "4": RowwiseParallel(output_layouts=Shard(1), use_local_output=False),
-    }
-    trains_as_alone(
-        partial(parallelize_module, device_mesh=line(), parallelize_plan=plan),
+# Parameters in float64, activations and gradients in bfloat16.
+MIXED = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float64)
+# Twelve tokens, which any number of processes here shares evenly: uneven ones F.linear itself
+# refuses with torch 2.9. Uneven shards of Mish are among the DTensors below.
+SEQUENCE = {
+    **dict.fromkeys("015", SequenceParallel(use_local_output=False)),
+    "2": ColwiseParallel(input_layouts=Shard(1), use_local_output=False),
+    "4": RowwiseParallel(output_layouts=Shard(1), use_local_output=False),
+}
+CASES: dict[str, Callable[[], None]] = {
+    "DDP": partial(trains_as_alone, DistributedDataParallel, share_of, inplace=True),
+    "FSDP": partial(trains_as_alone, in_shards, share_of, inplace=True),
+    "FSDP in mixed precision": partial(
+        trains_as_alone,
+        partial(in_shards, mp_policy=MIXED),
+        share_of,
+        inplace=True,
+        tolerance=2**-5,
+    ),
+    "tensor parallel, local": partial(trains_as_alone, by_plan(two_linear_layers(local=True))),
+    "tensor parallel": partial(trains_as_alone, by_plan(two_linear_layers(local=False))),
+    "tensor parallel in FSDP": tensor_parallel_in_fsdp,
+    "sequence parallel": partial(
+        trains_as_alone,
+        by_plan(SEQUENCE),
         lambda x: distribute_tensor(x, line(), [Shard(1)]),
-        with_a_norm,
-        (2, 12, 8),
-    )
+        make=with_a_norm,
+        shape=(2, 12, 8),
+    ),
+}
 
 
 # --- DTensors ---
@@ -213,43 +203,32 @@ def check_dtensors(mish: Callable[[Tensor], Tensor]) -> None:
             same(actual, expected)
 
 
-@case
-def dtensor() -> None:
-    check_dtensors(mish_cuda.mish)
-
-
-@case
-def dtensor_by_the_eager_maths() -> None:
-    check_dtensors(eager.mish)
-
-
-@case
-def dtensor_compiled() -> None:
+def compiled_dtensor() -> None:
     x = sharded(line(), [Shard(0)])
-    compiled = torch.compile(mish_cuda.mish, backend="aot_eager", fullgraph=True)
-    at = x.detach().requires_grad_()
-    compiled(at).sum().backward()
-    plain = whole(x).detach().requires_grad_()
+    plain, at = whole(x).requires_grad_(), x.detach().requires_grad_()
+    torch.compile(mish_cuda.mish, backend="aot_eager", fullgraph=True)(at).sum().backward()
     functional.mish(plain).sum().backward()
     same(at.grad, whole(plain.grad))
 
 
-@case
-def dtensor_without_autograd() -> None:
+def dtensors_without_autograd() -> None:
     """The ops by name, with operands of different placement; in-place ops keep theirs."""
     x, g = sharded(line(), [Shard(1)]), sharded(line(), [Replicate()])
-    plain = whole(x)
-    expected = functional.mish(plain)
-    for actual in (
-        torch.ops.mish_cuda.mish(x),
-        mish_cuda.mish_(x.clone()),
-        torch.ops.mish_cuda.mish_(x.clone()),
-    ):
+    ops, plain = torch.ops.mish_cuda, whole(x)
+    for actual in (ops.mish(x), mish_cuda.mish_(x.clone()), ops.mish_(x.clone())):
         assert actual.placements == (Shard(1),)
-        same(actual, expected)
+        same(actual, functional.mish(plain))
     slope = torch.ops.aten.mish_backward(whole(g), plain)
     same(mish_cuda.mish_backward(x, g), slope)
-    same(torch.ops.mish_cuda.mish_backward(g, x), slope)
+    same(ops.mish_backward(g, x), slope)
+
+
+CASES |= {
+    "DTensors": partial(check_dtensors, mish_cuda.mish),
+    "DTensors, eager maths": partial(check_dtensors, eager.mish),
+    "DTensor, compiled": compiled_dtensor,
+    "DTensors without autograd": dtensors_without_autograd,
+}
 
 
 def main(reports: Path) -> None:

@@ -1,8 +1,15 @@
-"""Derivatives: of every order, in both modes, through views and writes in place."""
+"""Derivatives: of every order, in both modes, through views and writes in place; the graph's nodes.
+
+Tools that use the nodes: test_programs.py.
+"""
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import mpmath
 import pytest
@@ -11,13 +18,12 @@ import torch.autograd.forward_ad as fwAD
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import grad, gradcheck, gradgradcheck
-from torch.autograd.graph import saved_tensors_hooks
+from torch.autograd.graph import Node, saved_tensors_hooks
 
 import layouts
 import reference
 from conftest import Implementation
 from mish_cuda._bounds import EAGER_ON_CUDA, rows_of
-from mish_cuda._textbook import derivatives
 
 
 def leaf(*sizes: int, device: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -64,17 +70,8 @@ def test_gradients(
         layouts.normal((5, 2), torch.float64, device, seed).t().requires_grad_(bool(need))
         for seed, need in enumerate(needed)
     ]
-
-    def checked(*operands: Tensor) -> Tensor:
-        return function(impl, *operands)
-
-    assert gradcheck(
-        checked,
-        operands,
-        check_forward_ad=True,
-        check_batched_grad=True,
-        check_batched_forward_grad=True,
-    )
+    checked, first = partial(function, impl), ["forward_ad", "batched_grad", "batched_forward_grad"]
+    assert gradcheck(checked, operands, **{f"check_{what}": True for what in first})
     assert gradgradcheck(checked, operands, check_fwd_over_rev=True, check_rev_over_rev=True)
 
 
@@ -87,10 +84,7 @@ def test_any_order(impl: Implementation, device: str, function: Function, order:
     for _ in range(order):
         (y,) = grad(y.sum(), x, create_graph=True)
     with mpmath.workdps(60):
-        exact = [
-            float(mpmath.diff(lambda t: derivatives(t, mpmath)[0], point, order))
-            for point in points
-        ]
+        exact = [float(mpmath.diff(reference.definition, point, order)) for point in points]
     torch.testing.assert_close(y.tolist(), exact, rtol=1e-12, atol=1e-13)
 
 
@@ -177,6 +171,11 @@ def test_nothing_is_recorded_without_need(impl: Implementation, device: str) -> 
     assert x.is_leaf
 
 
+@pytest.mark.filterwarnings("error")
+def test_no_warnings(impl: Implementation, device: str) -> None:
+    impl.mish(leaf(3, device=device)).sum().backward()
+
+
 def test_inference_mode(impl: Implementation, device: str) -> None:
     x = leaf(3, device=device)
     with torch.inference_mode():
@@ -195,11 +194,15 @@ def view_made_without_grad(x: Tensor) -> Tensor:
         return y[1:]
 
 
-@pytest.mark.parametrize(
-    "view",
-    [lambda x: x, lambda x: x[1:], lambda x: (x * 1).unbind()[0], view_made_without_grad],
-    ids=["leaf", "view of a leaf", "one of many views", "view made without grad"],
-)
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "leaf": lambda x: x,
+    "view of a leaf": lambda x: x[1:],
+    "one of many views": lambda x: (x * 1).unbind()[0],
+    "view made without grad": view_made_without_grad,
+}
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
 def test_in_place_is_refused_where_torch_refuses_it(
     impl: Implementation, device: str, view: Callable[[Tensor], Tensor]
 ) -> None:
@@ -209,3 +212,113 @@ def test_in_place_is_refused_where_torch_refuses_it(
             write(view(leaf(3, 4, device=device)))
         told.append(str(error.value)[:60])
     assert told[0] == told[1]
+
+
+# --- Nodes of the graph: they have what torch's own have ---
+
+# What a node of each kind saves, in the order of its edges.
+SAVED = {
+    "MishCudaBackward": ["self"],
+    "MishCudaBackwardBackward": ["grad_output", "self"],
+}
+
+
+class Graph(NamedTuple):
+    """A tensor, and what its node saves. The gradient of the first of these is f'(self)."""
+
+    y: Tensor
+    saved: dict[str, Tensor]
+
+    @property
+    def node(self) -> Any:
+        return self.y.grad_fn
+
+
+@pytest.fixture(params=SAVED)
+def graph(request: pytest.FixtureRequest, impl: Implementation, device: str) -> Graph:
+    saved = {name: leaf(6, device=device, seed=len(name)) for name in SAVED[request.param]}
+    return Graph(impl.apply(*saved.values()), saved)
+
+
+def test_attributes(graph: Graph) -> None:
+    y, node = graph.y, graph.node
+    assert isinstance(node, Node)
+    assert issubclass(type(node), Node)
+    assert SAVED[node.name()] == [*graph.saved]
+    assert type(node).__name__ == node.name()
+    assert f"grad_fn=<{node.name()}>" in repr(y)
+    torchs = F.mish(graph.saved["self"]).grad_fn
+    assert {*dir(node)} >= {a for a in dir(torchs) if not a.startswith(("__", "_saved_"))}
+    for prefix in ("_saved_", "_raw_saved_"):
+        found = {a.removeprefix(prefix) for a in dir(node) if a.startswith(prefix)}
+        assert found - {"tensors"} == {*graph.saved}
+    for (name, leaf), (edge, number) in zip(graph.saved.items(), node.next_functions, strict=True):
+        assert getattr(node, f"_saved_{name}") is edge.variable is leaf
+        assert number == 0
+
+
+def test_metadata_and_hooks(graph: Graph) -> None:
+    node, calls = graph.node, []
+    node.metadata["layer"] = "activation"
+    assert graph.y.grad_fn is node
+    assert graph.y.grad_fn.metadata == {"layer": "activation"}
+    node.register_prehook(lambda grads: calls.append("before") or (grads[0] * 3,))
+    node.register_hook(lambda results, grads: calls.append("after"))
+    (result, *_) = grad(graph.y.sum(), [*graph.saved.values()])
+    assert calls == ["before", "after"]
+    torch.testing.assert_close(result, 3 * reference.mish(graph.saved["self"], 1))
+
+
+def test_hooks_of_a_saved_tensor(graph: Graph) -> None:
+    x, packed = graph.saved["self"], []
+    graph.node._raw_saved_self.register_hooks(lambda t: packed.append(t) or t * 2, lambda t: t + 1)
+    assert torch.equal(packed[0], x)
+    assert torch.equal(graph.node._saved_self, x * 2 + 1)
+    (result, *_) = grad(graph.y.sum(), [*graph.saved.values()])
+    torch.testing.assert_close(result, reference.mish(x * 2 + 1, 1))
+
+
+def test_released(graph: Graph) -> None:
+    """The same refusal as from torch's own node."""
+    graph.y.sum().backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        graph.y.sum().backward()
+    for name in graph.saved:
+        with pytest.raises(RuntimeError, match="already been freed"):
+            getattr(graph.node, f"_saved_{name}")
+        with pytest.raises(RuntimeError):
+            getattr(graph.node, f"_raw_saved_{name}").register_hooks(lambda t: t, lambda t: t)
+
+
+@pytest.mark.parametrize("operands", SAVED.values(), ids=SAVED)
+def test_a_raw_saved_tensor_outlives_the_graph(
+    compiled: Implementation, device: str, operands: list[str]
+) -> None:
+    """The saved tensors of torch's own nodes and of Python functions crash here."""
+    y: Any = compiled.apply(*(leaf(6, device=device) for _ in operands))
+    raw = getattr(y.grad_fn, f"_raw_saved_{operands[0]}")
+    del y
+    gc.collect()
+    raw.register_hooks(lambda t: t, lambda t: t)
+
+
+def test_a_node_keeps_nothing_alive_after_its_graph(impl: Implementation, device: str) -> None:
+    inner = leaf(6, device=device) * 1
+    y: Any = impl.mish(inner)
+    saved = weakref.ref(inner)
+    assert y.grad_fn._saved_self is inner
+    del inner
+    assert saved() is not None
+    y.sum().backward()
+    gc.collect()
+    assert saved() is None
+
+
+def test_anomaly_mode_names_the_node(impl: Implementation, device: str) -> None:
+    x = leaf(6, device=device)
+    with (
+        pytest.warns(UserWarning, match=r"(?s)MishCudaBackward.*test_autograd"),
+        pytest.raises(RuntimeError, match="MishCudaBackward"),
+        torch.autograd.detect_anomaly(),
+    ):
+        impl.mish(x).backward(torch.full_like(x, torch.nan))

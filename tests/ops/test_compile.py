@@ -1,6 +1,6 @@
 """torch.compile with its default backend: fusion, exactness, caching.
 
-Compiled programs of all kinds: test_programs.py, test_differential.py, test_transforms.py.
+Compiled programs of all kinds: test_programs.py, test_transforms.py.
 """
 
 from __future__ import annotations
@@ -30,18 +30,23 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+Function = Callable[[Tensor], Tensor]
+
+
 @pytest.fixture(autouse=True)
-def nothing_compiled() -> None:
+def compiled_mish() -> Function:
+    """After a reset of the compiler."""
     torch._dynamo.reset()
+    return torch.compile(mish_cuda.mish, fullgraph=True)
 
 
-def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def gradient(function: Function, x: Tensor) -> Tensor:
     leaf = x.detach().requires_grad_()
     (result,) = torch.autograd.grad(function(leaf).sum(), leaf)
     return result
 
 
-def kernels(function: Callable[[Tensor], Tensor], x: Tensor) -> int:
+def kernels(function: Function, x: Tensor) -> int:
     """How many kernels inductor generates for a training step of `function`."""
     metrics = pytest.importorskip("torch._inductor.metrics", reason="this torch counts no kernels")
     torch._dynamo.reset()
@@ -69,34 +74,30 @@ def test_fuses(device: str, name: str) -> None:
     assert ours == 2 or name != "arithmetic"  # one forward, one backward
 
 
-def test_six_ulp(device: str) -> None:
+def test_six_ulp(compiled_mish: Function, device: str) -> None:
     x = torch.linspace(-87.3, 25, 20_001, device=device)
-    function = torch.compile(mish_cuda.mish, fullgraph=True)
-    ulps, _ = reference.error(function(x), reference.expected(x, 0))
+    ulps, _ = reference.error(compiled_mish(x), reference.expected(x, 0))
     assert ulps.max() <= 6
-    ulps, absolute = reference.error(gradient(function, x), reference.expected(x, 1))
+    ulps, absolute = reference.error(gradient(compiled_mish, x), reference.expected(x, 1))
     near_zero = ((x > -3) & (x < 0)).cpu()  # where f' changes its sign, and no ULP bound can hold
     assert ulps[~near_zero].max() <= 8
     assert absolute[near_zero].max() <= 2.5e-7
 
 
-def test_limits(device: str, dtype: torch.dtype) -> None:
+def test_limits(compiled_mish: Function, device: str, dtype: torch.dtype) -> None:
     x = torch.tensor([-torch.inf, torch.inf, torch.nan, -0.0, 0.0], dtype=dtype, device=device)
-    function = torch.compile(mish_cuda.mish, fullgraph=True)
-    y, slope = function(x), gradient(function, x)
+    y, slope = compiled_mish(x), gradient(compiled_mish, x)
     assert y.nan_to_num(7, torch.inf).tolist() == [0, torch.inf, 7, 0, 0]
     assert torch.signbit(y).tolist()[3:] == [True, False]
     unit = torch.finfo(dtype).eps if device == "cuda" else 0  # CUDA's division may be 1 ULP off
     assert slope.nan_to_num(7).tolist()[:3] == [0, pytest.approx(1, rel=unit, abs=0), 7]
 
 
-def test_sixteen_bits_round_once(device: str) -> None:
+def test_sixteen_bits_round_once(compiled_mish: Function, device: str) -> None:
     x = layouts.normal((1000,), torch.bfloat16, device)
-    function = torch.compile(mish_cuda.mish, fullgraph=True)
-    torch.testing.assert_close(function(x), mish_cuda.mish(x), rtol=2**-8, atol=0)
-    torch.testing.assert_close(
-        gradient(function, x), gradient(mish_cuda.mish, x), rtol=2**-8, atol=2e-6
-    )
+    torch.testing.assert_close(compiled_mish(x), mish_cuda.mish(x), rtol=2**-8, atol=0)
+    ours, expected = gradient(compiled_mish, x), gradient(mish_cuda.mish, x)
+    torch.testing.assert_close(ours, expected, rtol=2**-8, atol=2e-6)
 
 
 @pytest.mark.parametrize("dynamic", [True, None], ids=["all dimensions", "a marked one"])
@@ -131,34 +132,19 @@ def test_jagged_tensors(compiler: str) -> None:
         torch.testing.assert_close(slope, gradient(mish_cuda.mish, row))
 
 
-def traced_step(x: Tensor) -> None:
-    y = mish_cuda.mish_(2 * mish_cuda.mish(x))
-    torch.ops.mish_cuda.mish_backward(y, x).sum().backward()
-
-
-def eager_forward(x: Tensor) -> None:
-    y = mish_cuda.mish(mish_cuda.mish_(2 * x))
-    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager")):
-        y.sum().backward()
-
-
 @needs_extension
-@pytest.mark.parametrize("traced", [True, False])
-def test_compiled_autograd(device: str, traced: bool) -> None:
-    """The backward pass itself is traced, nodes and saved tensors too."""
-    step = traced_step if traced else eager_forward
+def test_compiled_autograd(device: str) -> None:
+    """The backward pass itself is traced. Of an eager forward pass: test_programs.py."""
+
+    def step(x: Tensor) -> None:
+        y = mish_cuda.mish_(2 * mish_cuda.mish(x))
+        torch.ops.mish_cuda.mish_backward(y, x).sum().backward()
+
     x, again = (layouts.normal((50,), torch.float32, device).requires_grad_() for _ in range(2))
     step(x)
-    with torch._dynamo.config.patch(compiled_autograd=traced):
-        torch.compile(step, backend="aot_eager", disable=not traced)(again)
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        torch.compile(step, backend="aot_eager")(again)
     torch.testing.assert_close(again.grad, x.grad)
-
-
-@pytest.mark.parametrize("function", [mish_cuda.MishCudaFunction.apply, mish_cuda.mish_forward])
-def test_old_names(public: str, device: str, function: Callable[[Tensor], Tensor]) -> None:
-    x = layouts.normal((4, 6), torch.float32, device)
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(gradient(compiled, x), gradient(mish_cuda.mish, x))
 
 
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
@@ -187,17 +173,6 @@ def test_the_compiler_sees_arithmetic() -> None:
     assert len(graphs) == 2
     assert "aten.exp.default" in ops
     assert not any("mish" in op for op in ops)
-
-
-def test_an_input_is_overwritten_by_the_program(public: str) -> None:
-    """One that is differentiated and is no leaf, as a part of a network gets it."""
-    gradients = []
-    for function in (torch.compile(mish_cuda.mish_, backend="aot_eager"), F.mish):
-        leaf = layouts.normal((4, 3), torch.float64, "cpu").requires_grad_()
-        x = leaf * 1
-        y = function(x) if function is not F.mish else F.mish(x, inplace=True)
-        gradients.append(torch.autograd.grad((y.square() + x).sum(), leaf))
-    torch.testing.assert_close(*gradients)
 
 
 SECOND_PROCESS = """

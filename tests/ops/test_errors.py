@@ -86,14 +86,13 @@ def test_layout(impl: Implementation, device: str, call: Call, kind: str) -> Non
 )
 def test_no_tensor(public: str, impl: Implementation, value: Any, kind: str) -> None:
     x = torch.zeros(1)
+    functions: list[Callable[..., object]] = [
+        *(impl.mish, impl.mish_, partial(impl.mish, out=x), mish_cuda.mish, mish_cuda.mish_),
+        *(mish_cuda.Mish(), mish_cuda.Mish(inplace=True), mish_cuda.MishCuda()),
+        *(mish_cuda.MishCudaFunction.apply, mish_cuda.mish_forward),
+    ]
     calls: list[tuple[str, Callable[..., object], Any]] = [
-        *(("input", function, (value,)) for function in (impl.mish, impl.mish_)),
-        *(("input", function, (value,)) for function in (mish_cuda.mish, mish_cuda.mish_)),
-        *(("input", layer, (value,)) for layer in (mish_cuda.Mish(), mish_cuda.Mish(inplace=True))),
-        ("input", mish_cuda.mish_forward, (value,)),
-        ("input", mish_cuda.MishCuda(), (value,)),
-        ("input", mish_cuda.MishCudaFunction.apply, (value,)),
-        ("input", partial(impl.mish, out=x), (value,)),
+        *(("input", function, (value,)) for function in functions),
         ("tensor", mish_cuda.backend, (value,)),
         ("grad_output", mish_cuda.mish_backward, (x, value)),
         ("input", mish_cuda.mish_backward, (value, x)),

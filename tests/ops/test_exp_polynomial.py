@@ -32,19 +32,16 @@ def minimax(count: int) -> tuple[list[mp.mpf], mp.mpf]:
     ]
     grid = [HALF_WIDTH * (mp.mpf(2 * i) / GRID - 1) for i in range(GRID + 1)]
     while True:
-        system, target = mp.matrix(count + 1, count + 1), mp.matrix(count + 1, 1)
-        for i, r in enumerate(points):
-            for power in range(count):
-                system[i, power] = r ** (power + 2) * mp.exp(-r)
-            system[i, count] = (-1) ** i
-            target[i] = -error(r, [])
-        q = list(mp.lu_solve(system, target))[:count]
+        system = mp.matrix(
+            [
+                [*(r ** (power + 2) * mp.exp(-r) for power in range(count)), (-1) ** i]
+                for i, r in enumerate(points)
+            ]
+        )
+        q = list(mp.lu_solve(system, mp.matrix([-error(r, []) for r in points])))[:count]
         errors = [abs(error(r, q)) for r in grid]
-        peaks = [
-            i
-            for i in range(GRID + 1)
-            if (i == 0 or errors[i - 1] <= errors[i]) and (i == GRID or errors[i + 1] <= errors[i])
-        ]
+        walled = [mp.mpf(0), *errors, mp.mpf(0)]
+        peaks = [i for i in range(GRID + 1) if walled[i] <= errors[i] >= walled[i + 2]]
         highest = sorted(sorted(peaks, key=lambda i: -errors[i])[: count + 1])
         moved = [grid[i] for i in highest]
         if max(abs(a - b) for a, b in zip(moved, points, strict=True)) <= 2 * HALF_WIDTH / GRID:

@@ -1,9 +1,12 @@
-"""torch.export, ONNX and AOTInductor, with the real exporters and runtimes."""
+"""torch.export, ONNX, AOTInductor and TorchScript, with the real exporters and runtimes."""
 
 from __future__ import annotations
 
 import io
 import logging
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +23,8 @@ import reference
 from conftest import needs_extension
 from mish_cuda import Mish, MishCuda, eager
 
-# torch.onnx.export makes script functions, which torch 2.13 deprecates.
+# torch 2.13 deprecates TorchScript with a warning at each call; models are still served by it, and
+# torch.onnx.export makes script functions.
 pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated")
 
 
@@ -43,9 +47,16 @@ def export(module: nn.Module, strict: bool = False) -> ExportedProgram:
     return torch.export.export(module, (x,), dynamic_shapes=({0: Dim("rows")},), strict=strict)
 
 
-def gradients(module: nn.Module) -> list[Tensor]:
-    x = torch.linspace(-3, 3, 24).reshape(6, 4)
-    return [*torch.autograd.grad(module(x).square().sum(), [*module.parameters()])]
+def assert_alike(module: nn.Module, model: nn.Module) -> None:
+    """In values and in gradients."""
+    x = torch.randn(6, 4)
+    for _ in range(4):  # the first calls are profiled; later ones run an optimised graph
+        results = []
+        for net in (module, model):
+            leaf = x.clone().requires_grad_()
+            y = net(leaf)
+            results.append([y, *torch.autograd.grad(y.square().sum(), (leaf, *net.parameters()))])
+        torch.testing.assert_close(*results)
 
 
 def mishes(program: ExportedProgram) -> list[str]:
@@ -74,7 +85,7 @@ def test_export(
             x = torch.randn(rows, 4)
             torch.testing.assert_close(exported.module()(x), module(x))
         if make is model:
-            torch.testing.assert_close(gradients(exported.module()), gradients(module))
+            assert_alike(exported.module(), module)
 
 
 def with_our_formula(program: ExportedProgram) -> ExportedProgram:
@@ -222,7 +233,7 @@ OLDER: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("name", OLDER)
 def test_older_exporter(public: str, onnx: None, name: str, opset: int) -> None:
     if public == "eager" and name in ("out", "script"):
-        pytest.skip("it exports no out=; scripts without the extension: test_torchscript.py")
+        pytest.skip("it exports no out=; scripts without the extension: below")
     module = OLDER[name]()
     program = to_onnx(module, torch.randn(3, 4), opset, dynamo=False)
     if public == "compiled" and name != "script":  # its nodes are in blocks
@@ -246,3 +257,86 @@ def test_older_exporter_in_other_types(onnx: None, dtype: torch.dtype, opset: in
         assert {*nodes(program)} == {"Softplus", "Tanh", "Mul"}
     else:
         assert program.graph.node[0].op_type == "Cast"
+
+
+# --- TorchScript: models traced and scripted hold one op per layer, differentiate, can be saved ---
+
+
+def convert(model: nn.Module, how: str) -> torch.jit.ScriptModule:
+    return torch.jit.script(model) if how == "script" else torch.jit.trace(model, torch.randn(2, 4))
+
+
+def kinds(module: torch.jit.ScriptModule) -> list[str]:
+    """The ops called Mish in a module, with layers inlined and what a flag rules out gone."""
+    frozen = torch.jit.freeze(module.eval())
+    return [node.kind() for node in frozen.graph.nodes() if "mish" in node.kind()]
+
+
+def run_python(program: str, **env: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("how", ["trace", "script"])
+@pytest.mark.parametrize("layer", [Mish, MishCuda])
+@pytest.mark.parametrize("inplace", [False, True], ids=["new", "inplace"])
+def test_torchscript(
+    public: str, how: str, layer: type[nn.Module], inplace: bool, tmp_path: Path
+) -> None:
+    """As it is made, and loaded from a file."""
+    if (public, how) == ("eager", "script"):
+        pytest.skip("TorchScript caches compiled functions: see below")
+    model = nn.Sequential(nn.Linear(4, 5), layer(inplace), nn.Linear(5, 3), layer(inplace))
+    module = convert(model, how)
+    torch.jit.save(module, tmp_path / "model.pt")
+    for net in (module, torch.jit.load(tmp_path / "model.pt")):
+        assert_alike(net, model)
+    if public == "compiled":
+        assert kinds(module) == ["mish_cuda::mish_" if inplace else "mish_cuda::mish"] * 2
+
+
+@needs_extension
+def test_functions_script() -> None:
+    def function(x: Tensor, out: Tensor) -> Tensor:
+        return mish_cuda.mish_(mish_cuda.mish(x, out=out))
+
+    x, out = torch.randn(5), torch.empty(5)
+    assert torch.jit.script(function)(x, out).data_ptr() == out.data_ptr()
+    assert torch.equal(out, mish_cuda.mish(mish_cuda.mish(x)))
+
+
+@needs_extension
+def test_saved_models_need_the_library(tmp_path: Path) -> None:
+    net, x = model(), torch.randn(2, 4)
+    torch.save((x, net(x)), tmp_path / "expected.pt")
+    for how in ("trace", "script"):
+        torch.jit.save(convert(net, how), tmp_path / f"{how}.pt")
+    run_python(f"""
+import os, pytest, torch
+os.chdir({str(tmp_path)!r})
+x, expected = torch.load("expected.pt")
+for file in ("trace.pt", "script.pt"):
+    with pytest.raises(RuntimeError, match="Unknown builtin op: mish_cuda::mish"):
+        torch.jit.load(file)
+import mish_cuda
+for file in ("trace.pt", "script.pt"):
+    assert torch.equal(torch.jit.load(file)(x), expected)
+""")
+
+
+def test_scripted_without_the_extension_a_model_holds_the_op_of_torch(tmp_path: Path) -> None:
+    """In a new process, since TorchScript caches compiled functions."""
+    file = tmp_path / "model.pt"
+    run_python(
+        f"""
+import torch, mish_cuda
+model = torch.nn.Sequential(mish_cuda.Mish(), mish_cuda.MishCuda(True))
+torch.jit.save(torch.jit.script(model), {str(file)!r})
+""",
+        MISH_CUDA_EAGER="1",
+    )
+    module = torch.jit.load(file)
+    assert kinds(module) == ["aten::mish", "aten::mish_"]
+    x = torch.randn(7)
+    torch.testing.assert_close(module(x), mish_cuda.mish(mish_cuda.mish(x)))

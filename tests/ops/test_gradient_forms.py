@@ -20,9 +20,6 @@ import reference
 from conftest import TORCH, Implementation
 from reference import DTYPES
 
-Function = Callable[[Tensor], Tensor]
-
-
 # --- Another dtype ---
 
 OTHER_DTYPES = [*DTYPES, torch.int32, torch.bool]
@@ -79,10 +76,9 @@ def test_hooks_that_keep_another_dtype(
 ) -> None:
     x = layouts.normal((9,), torch.float32, device).requires_grad_()
     with saved_tensors_hooks(lambda t: t.to(kept), lambda t: t):
-        y = impl.mish(x)
-    (first,) = grad(y.sum(), x, create_graph=True)
-    (second,) = grad(first.sum(), x)
-    for order, result in ((1, first), (2, second)):
+        result = impl.mish(x)
+    for order in (1, 2):
+        (result,) = grad(result.sum(), x, create_graph=True)
         expected = reference.mish(x.to(kept), order).float()
         torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-3)
 
@@ -141,7 +137,7 @@ def test_second_derivative_through_a_sparse_gradient(
 ) -> None:
     """F.mish has none. Third derivatives raise, since torch's own of sparse products are wrong."""
 
-    def derivative(mish: Function, sparse: bool) -> Tensor:
+    def derivative(mish: Callable[[Tensor], Tensor], sparse: bool) -> Tensor:
         x = layouts.normal((5, 3), torch.float64, device).requires_grad_()
         selected = SELECTIONS[name](mish(x), sparse)
         (first,) = grad(selected.square().sum(), x, create_graph=True)
@@ -184,14 +180,10 @@ JAGGED: dict[str, Callable[[torch.dtype, str], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("make", JAGGED.values(), ids=JAGGED)
+@pytest.mark.parametrize("name", JAGGED)
 @pytest.mark.parametrize("inplace", [False, True])
 def test_second_derivative_of_jagged_tensors(
-    impl: Implementation,
-    device: str,
-    dtype: torch.dtype,
-    make: Callable[[torch.dtype, str], Tensor],
-    inplace: bool,
+    impl: Implementation, device: str, dtype: torch.dtype, name: str, inplace: bool
 ) -> None:
     """The same as for a dense program on their values."""
 
@@ -204,25 +196,29 @@ def test_second_derivative_of_jagged_tensors(
         (second,) = grad(values(first).sum(), x)
         return [values(t) for t in (y, first, second)]
 
-    x = make(dtype, device)
+    x = JAGGED[name](dtype, device)
     torch.testing.assert_close(derivatives(x), derivatives(x.values().detach().requires_grad_()))
 
 
 # --- Zero without memory ---
 
 
-@pytest.mark.parametrize("write", ["none", "to a copy", "to the dual"])
+WRITES: dict[str, Callable[[Implementation, Tensor], Tensor]] = {
+    "none": lambda impl, dual: impl.mish(dual),
+    "to a copy": lambda impl, dual: impl.mish_(dual.clone()),
+    "to the dual": lambda impl, dual: impl.mish_(dual),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
 def test_tangent_that_is_zero_without_memory(impl: Implementation, device: str, write: str) -> None:
     if write == "to the dual" and impl.name == "eager":
         pytest.skip("torch's own ops, F.mish included, raise here")
     x = torch.ones(3, device=device)
     with fwAD.dual_level():
         dual = fwAD.make_dual(x.clone(), torch._efficientzerotensor(3, device=device))
-        if write == "none":
-            y = impl.mish(dual)
-        else:
-            y = impl.mish_(dual.clone() if write == "to a copy" else dual)
-        result = fwAD.unpack_dual(y)
-        assert result.tangent is not None
-        assert result.tangent.clone().eq(0).all()
-        torch.testing.assert_close(result.primal, impl.mish(x))
+        result = WRITES[write](impl, dual)
+        primal, tangent = fwAD.unpack_dual(result)
+        assert tangent is not None
+        assert tangent.clone().eq(0).all()
+        torch.testing.assert_close(primal, impl.mish(x))

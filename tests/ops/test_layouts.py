@@ -6,6 +6,7 @@ Kernels give the same bits; torch's own maths, used by `eager`, rounds tails dif
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -19,8 +20,6 @@ import reference
 from conftest import ORDERS, Implementation
 from layouts import LAYOUTS, OVERLAPPING
 
-EVERY_LAYOUT = pytest.mark.parametrize("layout", [*LAYOUTS, *OVERLAPPING])
-
 
 def assert_equal(impl: Implementation, result: Tensor, expected: Tensor) -> None:
     if impl.backend(result) == "eager":
@@ -32,32 +31,23 @@ def assert_equal(impl: Implementation, result: Tensor, expected: Tensor) -> None
 # --- Strides ---
 
 
-@EVERY_LAYOUT
-@ORDERS
-def test_values(
-    impl: Implementation, device: str, dtype: torch.dtype, layout: str, order: int
-) -> None:
-    x = layouts.make(layout, dtype, device)
-    result = impl.derivative(x, order)
-    assert result.dtype == dtype
-    assert result.stride() == F.mish(x).stride()
-    assert_equal(impl, result, impl.derivative(x.contiguous(), order))
-
-
-@EVERY_LAYOUT
-def test_gradients_of_other_strides(
+@pytest.mark.parametrize("layout", [*LAYOUTS, *OVERLAPPING])
+def test_values_and_strides(
     impl: Implementation, device: str, dtype: torch.dtype, layout: str
 ) -> None:
     """Any layout of gradient with any of input; the gradient of sum() is one expanded element."""
     x = layouts.make(layout, dtype, device)
     other = layouts.filled(tuple(x.shape), dtype, device, seed=1)
     one = torch.full((), 3.0, dtype=dtype, device=device)
+    calls: list[tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = [(F.mish, (x,))]
     for g in (layouts.make(layout, dtype, device, seed=1), other, one.expand(x.shape)):
-        for torchs, operands in ((torch.mul, (g, x)), (torch.addcmul, (x, g, x))):
-            result = impl.apply(*operands)
-            if impl.backend(x) != "eager" or g.stride() == x.stride():
-                assert result.stride() == torchs(*operands).stride()
-            assert_equal(impl, result, impl.apply(*(t.contiguous() for t in operands)))
+        calls += [(torch.mul, (g, x)), (torch.addcmul, (x, g, x))]
+    for torchs, operands in calls:
+        result = impl.apply(*operands)
+        assert result.dtype == dtype
+        if impl.backend(x) != "eager" or all(t.stride() == x.stride() for t in operands):
+            assert result.stride() == torchs(*operands).stride()
+        assert_equal(impl, result, impl.apply(*(t.contiguous() for t in operands)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -129,7 +119,8 @@ SIZES = [*range(68), *range(120, 136), *range(505, 520), *range(1020, 1030), *ra
 def test_any_size_and_alignment(
     kernels: Implementation, device: str, dtype: torch.dtype, order: int
 ) -> None:
-    """Pointers aligned to one element only, alike or unlike those of other operands."""
+    """Pointers aligned to one element only, alike or unlike those of other operands and of what is
+    written to, whose surroundings stay."""
     operands = [layouts.filled((2**16 + 1,), dtype, device, seed) for seed in range(order + 1)]
     whole = kernels.apply(*operands)
     for start in range(64 // dtype.itemsize + 1):
@@ -139,6 +130,12 @@ def test_any_size_and_alignment(
             unlike = [moved(x, i * start % 9) for i, x in enumerate(alike)]
             for arguments in (alike, unlike):
                 assert reference.same_bits(kernels.apply(*arguments), whole[part])
+            if order == 0:
+                x, out = moved(alike[0], start), moved(alike[0], start * 5 % 9)
+                kernels.mish(x, out=out)
+                for written in (kernels.mish_(x), out):
+                    assert reference.same_bits(written, whole[part])
+                    assert layouts.surroundings(written).eq(7).all()
     alone = [
         kernels.apply(*elements) for elements in zip(*(x[:300] for x in operands), strict=True)
     ]
@@ -150,35 +147,16 @@ def moved(x: Tensor, by: int) -> Tensor:
     return torch.cat([x.new_full((by,), 7), x, x.new_full((32,), 7)])[by : by + x.numel()]
 
 
-def test_writes_of_any_size_and_alignment(
-    kernels: Implementation, device: str, dtype: torch.dtype
-) -> None:
-    data = layouts.filled((5000,), dtype, device)
-    whole = kernels.mish(data)
-    for start in range(64 // dtype.itemsize + 1):
-        for size in (1, 7, 8, 9, 255, 256, 257, 700, 4900):
-            part = slice(start, start + size)
-            x, out = moved(data[part], start), moved(data[part], start * 5 % 9)
-            kernels.mish(x, out=out)
-            kernels.mish_(x)
-            for result in (x, out):
-                assert reference.same_bits(result, whole[part])
-                assert layouts.surroundings(result).eq(7).all()
-
-
 @ORDERS
 @pytest.mark.parametrize("layout", ["several threads", "several threads, transposed"])
 def test_any_number_of_threads(
     kernels: Implementation, device: str, dtype: torch.dtype, order: int, layout: str
 ) -> None:
     arguments = [layouts.make(layout, dtype, device, seed) for seed in range(order + 1)]
-    before, results = torch.get_num_threads(), []
-    try:
-        for count in (1, 2, 3, 5):
-            torch.set_num_threads(count)
+    results = []
+    for count in (1, 2, 3, 5):
+        with layouts.threads(count):
             results.append(kernels.apply(*arguments))
-    finally:
-        torch.set_num_threads(before)
     assert all(reference.same_bits(result, results[0]) for result in results)
 
 

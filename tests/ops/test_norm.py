@@ -6,7 +6,8 @@ import copy
 import io
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -16,103 +17,119 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import mish_cuda
-from conftest import needs_extension
+from conftest import Implementation, needs_extension
+from layouts import threads
 from reference import DTYPES
 
-
-def group_of_three(layer: type[nn.GroupNorm]) -> Callable[..., nn.Module]:
-    return lambda channels, **keywords: layer(3, channels, **keywords)
+Function = Callable[..., Tensor]
 
 
-LAYERS: list[tuple[Callable[..., nn.Module], Callable[..., nn.Module], tuple[int, ...]]] = [
-    (mish_cuda.BatchNormMish1d, nn.BatchNorm1d, (5, 6)),
-    (mish_cuda.BatchNormMish1d, nn.BatchNorm1d, (5, 6, 20)),
-    (mish_cuda.BatchNormMish2d, nn.BatchNorm2d, (3, 6, 5, 7)),
-    (mish_cuda.BatchNormMish3d, nn.BatchNorm3d, (2, 6, 3, 4, 5)),
-    (group_of_three(mish_cuda.GroupNormMish), group_of_three(nn.GroupNorm), (4, 6, 5, 5)),
-]
-EACH = pytest.mark.parametrize(("ours", "torchs", "shape"), LAYERS)
-IDS = {"ids": str}
+class Library(NamedTuple):
+    """Mish of batch_norm and of group_norm, which take what torch's take."""
+
+    batch: Function
+    group: Function
+
+
+def group_of_torch(x: Tensor, groups: int, w: Tensor | None, b: Tensor | None) -> Tensor:
+    if w is None and b is not None:  # torch cannot differentiate it with a bias alone
+        w = torch.ones_like(b)
+    return F.mish(F.group_norm(x, groups, w, b))
+
+
+def normalised(x: Tensor, dims: list[int]) -> Tensor:
+    centred = x - x.mean(dims, keepdim=True)
+    return centred / (centred.square().mean(dims, keepdim=True) + 1e-5).sqrt()
+
+
+def textbook(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    shape = (1, -1, *[1] * (z.dim() - 2))
+    z = z * weight.reshape(shape) + bias.reshape(shape)
+    return z * torch.tanh(F.softplus(z))
+
+
+def group_by_the_textbook(x: Tensor, groups: int, w: Tensor, b: Tensor) -> Tensor:
+    z = normalised(x.unflatten(1, (groups, -1)), [*range(2, x.dim() + 1)])
+    return textbook(z.flatten(1, 2), w, b)
+
+
+OURS = Library(mish_cuda.batch_norm_mish, mish_cuda.group_norm_mish)
+TORCHS = Library(lambda *args: F.mish(F.batch_norm(*args)), group_of_torch)
+TEXTBOOK = Library(
+    lambda x, _mean, _var, w, b, _training: textbook(normalised(x, [0, *range(2, x.dim())]), w, b),
+    group_by_the_textbook,
+)
+
+
+def frozen(of: Library, x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
+    """By running statistics, of 32 bits or more."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    mean = torch.arange(x.shape[1], dtype=wide, device=x.device)
+    return of.batch(x, mean, mean + 1, w, b, False)
+
+
+# Each takes a library, input, weight and bias.
+NORMS: dict[str, Function] = {
+    "batch": lambda of, x, w, b: of.batch(x, None, None, w, b, True),
+    "two groups": lambda of, x, w, b: of.group(x, 2, w, b),
+    "groups of two": lambda of, x, w, b: of.group(x, x.shape[1] // 2, w, b),
+    "frozen": frozen,
+}
+IN_TRAINING = pytest.mark.parametrize("norm", ["batch", "groups of two"])
+# Rows of whole packs and others; on a GPU sets of a few lanes, of a block, of several.
+SHAPES = [(6, 8, 16), (3, 8, 7, 7), (64, 16, 20), (16, 8, 64, 64), (2, 8, 2**15 + 1), (1, 8, 2**18)]
+EVERY_SHAPE = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
 def draw(shape: tuple[int, ...], mean: float = 0.5, dtype: torch.dtype = torch.float32) -> Tensor:
     return (torch.randn(shape, dtype=torch.float64) * 2 + mean).to(dtype)
 
 
-def results(
-    function: Callable[..., Tensor], *tensors: Tensor | None, seed: int = 1
+def operands(
+    shape: tuple[int, ...], dtype: torch.dtype = torch.float32, mean: float = 0.5
 ) -> list[Tensor]:
-    """Its value, and its gradients for a fixed gradient of the value."""
-    leaves = [t if t is None else t.detach().clone().requires_grad_() for t in tensors]
+    """Input, weight and bias, the latter two of a dtype of 32 bits or more."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    return [draw(shape, mean, dtype), *(draw(shape[1:2], dtype=wide) for _ in range(2))]
+
+
+def results(
+    function: Function,
+    *tensors: Tensor | None,
+    device: str | None = None,
+    create_graph: bool = False,
+) -> list[Tensor]:
+    """Its value, if need be on another device, and its gradients for a fixed one of the value."""
+    leaves = [
+        t if t is None else t.detach().to(device=device, copy=True).requires_grad_()
+        for t in tensors
+    ]
     y = function(*leaves)
-    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     wanted = [leaf for leaf in leaves if leaf is not None]
-    return [y.detach(), *torch.autograd.grad(y, wanted, g.to(y.dtype))]
-
-
-def textbook(x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int) -> Tensor:
-    """In float64, by the definitions."""
-    parts = x.reshape(x.shape[0], groups or x.shape[1], -1, *x.shape[2:])
-    dims = [*range(2 if groups else 0, parts.dim())]
-    if not groups:
-        dims.remove(1)
-    mean = parts.mean(dims, keepdim=True)
-    variance = (parts - mean).square().mean(dims, keepdim=True)
-    z = ((parts - mean) / (variance + 1e-5).sqrt()).reshape(x.shape)
-    shape = (1, -1, *[1] * (x.dim() - 2))
-    if weight is not None:
-        z = z * weight.reshape(shape)
-    if bias is not None:
-        z = z + bias.reshape(shape)
-    return z * torch.tanh(F.softplus(z))
-
-
-def call(module: Any, groups: int) -> Callable[..., Tensor]:
-    """The function of a library, of input, weight and bias, in training."""
-    if groups:
-        return lambda x, w, b: module.group(x, groups, w, b)
-    return lambda x, w, b: module.batch(x, None, None, w, b, True)
-
-
-class Ours:
-    group = staticmethod(mish_cuda.group_norm_mish)
-    batch = staticmethod(mish_cuda.batch_norm_mish)
-
-
-class Torchs:
-    @staticmethod
-    def group(*args: Any) -> Tensor:
-        return F.mish(F.group_norm(*args))
-
-    @staticmethod
-    def batch(*args: Any) -> Tensor:
-        return F.mish(F.batch_norm(*args))
+    gradients = torch.autograd.grad(y, wanted, g.to(y), create_graph=create_graph)
+    return [t.detach().cpu() for t in (y, *gradients)]
 
 
 def worst(got: Tensor, expected: Tensor) -> float:
     return float((got.double() - expected).abs().max())
 
 
-@needs_extension
-@pytest.mark.parametrize("groups", [0, 4])
+@EVERY_SHAPE
+@IN_TRAINING
 @pytest.mark.parametrize("mean", [0.5, 1e4])
-@pytest.mark.parametrize(
-    "shape",
-    [(6, 8, 16), (4, 8, 7, 7), (2, 8, 33), (16, 8, 64, 64), (1, 8, 2**17), (64, 16, 20)],
-    **IDS,
-)
 def test_errors_are_at_most_those_of_torch(
-    shape: tuple[int, ...], mean: float, groups: int
+    kernels: Implementation, device: str, shape: tuple[int, ...], mean: float, norm: str
 ) -> None:
-    x, weight, bias = draw(shape, mean), draw(shape[1:2]), draw(shape[1:2])
-    exact = results(
-        lambda x, w, b: textbook(x, w, b, groups), x.double(), weight.double(), bias.double()
+    tensors = operands(shape, mean=mean)
+    exact = results(partial(NORMS[norm], TEXTBOOK), *(t.double() for t in tensors))
+    ours, torchs = (
+        results(partial(NORMS[norm], library), *tensors, device=device)
+        for library in (OURS, TORCHS)
     )
-    ours = results(call(Ours, groups), x, weight, bias)
-    torchs = results(call(Torchs, groups), x, weight, bias)
     for name, a, b, e in zip(("y", "dx", "dw", "db"), ours, torchs, exact, strict=True):
         # The last bit of a result may fall either way.
-        bound = worst(b, e) + torch.finfo(x.dtype).eps * float(e.abs().max())
+        bound = worst(b, e) + torch.finfo(torch.float32).eps * float(e.abs().max())
         assert worst(a, e) <= bound, (name, worst(a, e), worst(b, e))
 
 
@@ -132,17 +149,26 @@ def test_statistics_of_rows_of_any_length(n: int, mean: float) -> None:
         assert ((a - e).abs() <= (b - e).abs() + eps * (e.abs() + extra)).all()
 
 
-@needs_extension  # torch's norm leaves a rest of the mean
 @pytest.mark.parametrize("value", [0.0, 3.7, -1e4])
-def test_constant_channels(value: float, dtype: torch.dtype) -> None:
-    x = torch.full((4, 3, 40), value, dtype=dtype)
-    mean, variance = torch.zeros(3), torch.zeros(3)
-    if dtype == torch.float64:
-        mean, variance = mean.double(), variance.double()
+def test_constant_channels(
+    kernels: Implementation, device: str, value: float, dtype: torch.dtype
+) -> None:
+    """Where torch's norm leaves a rest of the mean."""
+    x = torch.full((4, 3, 40), value, dtype=dtype, device=device)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    mean, variance = torch.zeros(2, 3, dtype=wide, device=device)
     y = mish_cuda.batch_norm_mish(x, mean, variance, training=True, momentum=1)
-    assert (y == 0).all()
-    assert (variance == 0).all()
-    torch.testing.assert_close(mean, x[0, :, 0].to(mean.dtype), rtol=1e-7, atol=0)
+    assert y.eq(0).all()
+    assert variance.eq(0).all()
+    torch.testing.assert_close(mean, x[0, :, 0].to(wide), rtol=1e-7, atol=0)
+
+
+def test_infinities_and_nan_stay_in_their_channel(device: str) -> None:
+    x = draw((3, 4, 50)).to(device)
+    x[0, 1, 7], x[1, 2, 3] = torch.inf, torch.nan
+    y, expected = (NORMS["batch"](library, x, None, None) for library in (OURS, TORCHS))
+    torch.testing.assert_close(y[:, [0, 3]], expected[:, [0, 3]])
+    assert y[:, 1:3].isnan().all()
 
 
 @settings(deadline=None, max_examples=60)
@@ -152,11 +178,8 @@ def test_any_shape(data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(DTYPES))
     groups = data.draw(st.sampled_from([0, 1, 2]))
     channels = data.draw(st.integers(1, 4)) * max(groups, 1)
-    shape = (
-        data.draw(st.integers(1, 5)),
-        channels,
-        *data.draw(st.lists(st.integers(1, 40), max_size=2)),
-    )
+    sizes = data.draw(st.lists(st.integers(1, 40), max_size=2))
+    shape = (data.draw(st.integers(1, 5)), channels, *sizes)
     per_set = torch.Size(shape).numel() // (groups or channels) // (shape[0] if groups else 1)
     if per_set < 3:
         return  # of two values, both are one deviation from the mean whatever they are
@@ -168,15 +191,16 @@ def test_any_shape(data: st.DataObject) -> None:
     weight, bias = (draw((channels,)).to(narrow) if affine else None for _ in range(2))
     running = [draw((channels,)).to(narrow), draw((channels,)).abs().add(1).to(narrow)]
 
-    def function(library: Any, wide: bool) -> Callable[..., Tensor]:
-        statistics = [t.double() if wide else t.clone() for t in running]
+    def call(of: Library, to: torch.dtype | None, *tensors: Tensor | None) -> list[Tensor]:
+        """In the dtype ``to``, if not None."""
+        tensors = tuple(t if t is None else t.to(to or t.dtype) for t in tensors)
+        statistics = [t.to(to or t.dtype, copy=True) for t in running]
         if groups:
-            return lambda x, w, b: library.group(x, groups, w, b)
-        return lambda x, w, b: library.batch(x, *statistics, w, b, training)
+            return results(lambda x, w, b: of.group(x, groups, w, b), *tensors)
+        return results(lambda x, w, b: of.batch(x, *statistics, w, b, training), *tensors)
 
-    got = results(function(Ours, False), x, weight, bias)
-    wide = [None if t is None else t.double() for t in (x, weight, bias)]
-    expected = results(function(Torchs, True), *wide)
+    got = call(OURS, None, x, weight, bias)
+    expected = call(TORCHS, torch.float64, x, weight, bias)
     eps = torch.finfo(torch.bfloat16 if dtype.itemsize == 2 else dtype).eps
     assert got[0].dtype == dtype
     for a, e in zip(got, expected, strict=True):
@@ -185,9 +209,21 @@ def test_any_shape(data: st.DataObject) -> None:
         assert worst(a, e) <= 60 * eps * scale * max(1, per_set) ** 0.5
 
 
-@EACH
+# A layer of this library, torch's, both made of the number of channels and options; an input.
+Layer = Callable[..., nn.Module]
+LAYERS: list[tuple[Layer, Layer, tuple[int, ...]]] = [
+    (mish_cuda.BatchNormMish1d, nn.BatchNorm1d, (5, 6)),
+    (mish_cuda.BatchNormMish1d, nn.BatchNorm1d, (5, 6, 20)),
+    (mish_cuda.BatchNormMish2d, nn.BatchNorm2d, (3, 6, 5, 7)),
+    (mish_cuda.BatchNormMish3d, nn.BatchNorm3d, (2, 6, 3, 4, 5)),
+    (partial(mish_cuda.GroupNormMish, 3), partial(nn.GroupNorm, 3), (4, 6, 5, 5)),
+]
+EVERY_LAYER = pytest.mark.parametrize(("ours", "torchs", "shape"), LAYERS)
+
+
+@EVERY_LAYER
 def test_layers_are_their_parents_with_mish(
-    ours: Callable[..., nn.Module], torchs: Callable[..., nn.Module], shape: tuple[int, ...]
+    ours: Layer, torchs: Layer, shape: tuple[int, ...]
 ) -> None:
     options: list[dict[str, Any]] = [{}, {"affine": False}, {"eps": 0.1}]
     if "Group" not in str(torchs(6)):
@@ -195,116 +231,98 @@ def test_layers_are_their_parents_with_mish(
     for keywords in options:
         a, b = ours(6, **keywords), torchs(6, **keywords)
         assert repr(a) == repr(b).replace(type(b).__name__, type(a).__name__, 1)
-        assert list(a.state_dict()) == list(b.state_dict())
         for training in (True, True, False):
-            a.train(training)
-            b.train(training)
             x = draw(shape)
-            torch.testing.assert_close(a(x), F.mish(b(x)), rtol=1e-5, atol=2e-6)
-            for mine, theirs in zip(a.buffers(), b.buffers(), strict=True):
-                torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(
+                a.train(training)(x), F.mish(b.train(training)(x)), rtol=1e-5, atol=2e-6
+            )
+            torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=1e-6, atol=1e-6)
         b.load_state_dict(a.state_dict())
 
 
-@EACH
+@EVERY_LAYER
+@pytest.mark.parametrize(
+    "wrong",
+    [(1, 6), (1, 6, 1), (2,), (3, 4, 5, 5), (1, 6, 1, 1), (2, 5, 3, 3, 3), (0, 6, 2)],
+    ids=str,
+)
 def test_errors_are_those_of_torch(
-    ours: Callable[..., nn.Module], torchs: Callable[..., nn.Module], shape: tuple[int, ...]
+    ours: Layer, torchs: Layer, shape: tuple[int, ...], wrong: tuple[int, ...]
 ) -> None:
-    wrong = [(1, 6), (1, 6, 1), (2,), (3, 4, 5, 5), (1, 6, 1, 1), (2, 5, 3, 3, 3), (0, 6, 2)]
-    for bad in wrong:
-        messages = []
-        for layer in (ours(6), torchs(6)):
-            try:
-                messages.append(str(layer(torch.randn(bad)).shape))
-            except (RuntimeError, ValueError) as error:
-                messages.append(f"{type(error).__name__}: {error}")
-        assert messages[0] == messages[1]
+    messages = []
+    for layer in (ours(6), torchs(6)):
+        try:
+            messages.append(str(layer(torch.randn(wrong)).shape))
+        except (RuntimeError, ValueError) as error:
+            messages.append(f"{type(error).__name__}: {error}")
+    assert messages[0] == messages[1]
 
 
-def test_other_errors() -> None:
-    x = torch.randn(4, 6, 20)
-    with pytest.raises(TypeError, match="expected input to be"):
-        mish_cuda.batch_norm_mish([1.0], None, None, training=True)  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError, match="running_mean"):
-        mish_cuda.batch_norm_mish(x, None, None)
-    with pytest.raises(RuntimeError, match="running_mean"):
-        mish_cuda.batch_norm_mish(x, torch.zeros(5), torch.ones(6))
-    with pytest.raises(RuntimeError, match="divisible"):
-        mish_cuda.group_norm_mish(x, 4)
-    with pytest.raises((RuntimeError, NotImplementedError)):
-        mish_cuda.group_norm_mish(x.int(), 3)
+OTHER_ERRORS: list[tuple[type[Exception], str, Function]] = [
+    (TypeError, "expected input to be", lambda x: OURS.batch([1.0], None, None)),
+    (RuntimeError, "running_mean", lambda x: OURS.batch(x, None, None)),
+    (RuntimeError, "running_mean", lambda x: OURS.batch(x, torch.zeros(5), torch.ones(6))),
+    (RuntimeError, "divisible", lambda x: OURS.group(x, 4)),
+    (RuntimeError, "Int|float", lambda x: OURS.group(x.int(), 3)),  # or NotImplementedError
+]
 
 
-def test_infinities_and_nan_stay_in_their_channel() -> None:
-    x = draw((3, 4, 50))
-    x[0, 1, 7], x[1, 2, 3] = torch.inf, torch.nan
-    y = mish_cuda.batch_norm_mish(x, None, None, training=True)
-    expected = F.mish(F.batch_norm(x, None, None, training=True))
-    torch.testing.assert_close(y[:, [0, 3]], expected[:, [0, 3]])
-    assert y[:, 1:3].isnan().all()
+@pytest.mark.parametrize(("error", "told", "call"), OTHER_ERRORS)
+def test_other_errors(error: type[Exception], told: str, call: Function) -> None:
+    with pytest.raises(error, match=told):
+        call(torch.randn(4, 6, 20))
 
 
 @needs_extension
-@pytest.mark.parametrize("groups", [0, 4])
-def test_one_full_size_tensor_is_saved(groups: int) -> None:
-    x = draw((8, 16, 16, 16)).requires_grad_()
-    weight, bias = draw((16,)).requires_grad_(), draw((16,)).requires_grad_()
+@IN_TRAINING
+def test_one_full_size_tensor_is_saved(norm: str) -> None:
+    x, *affine = (t.requires_grad_() for t in operands((8, 16, 16, 16)))
     saved: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t), t)[1], lambda t: t):
-        y = call(Ours, groups)(x, weight, bias)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        y = NORMS[norm](OURS, x, *affine)
     assert [t.data_ptr() for t in saved if t.numel() == x.numel()] == [x.data_ptr()]
     assert sum(t.nbytes for t in saved) < x.nbytes + 2048
     y.sum().backward()
     assert y.grad_fn.name() == "NormMishBackward"
 
 
-@needs_extension
-@pytest.mark.parametrize("groups", [0, 2, 4])
-@pytest.mark.parametrize("shape", [(16, 8, 32, 32), (1, 8, 300_000), (5, 8, 40)], **IDS)
+@EVERY_SHAPE
+@pytest.mark.parametrize("norm", ["batch", "groups of two", "two groups"])
 def test_bits_are_those_of_one_thread(
-    shape: tuple[int, ...], groups: int, dtype: torch.dtype
+    kernels: Implementation, device: str, shape: tuple[int, ...], norm: str, dtype: torch.dtype
 ) -> None:
-    x, weight, bias = (draw(s, dtype=dtype) for s in (shape, shape[1:2], shape[1:2]))
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        expected = results(call(Ours, groups), x, weight, bias)
-        for count in (2, 3, 8):
-            torch.set_num_threads(count)
-            for a, b in zip(results(call(Ours, groups), x, weight, bias), expected, strict=True):
-                assert torch.equal(a, b)
-    finally:
-        torch.set_num_threads(threads)
+    """And on a GPU the same each time."""
+    tensors, function = operands(shape, dtype), partial(NORMS[norm], OURS)
+    with threads(1):
+        expected = results(function, *tensors, device=device)
+    for count in (2, 3, 8):
+        with threads(count):
+            again = results(function, *tensors, device=device)
+        assert all(map(torch.equal, again, expected))
 
 
 @needs_extension
-@pytest.mark.parametrize("groups", [0, 4])
-def test_threads_share_the_work(groups: int) -> None:
+@IN_TRAINING
+def test_threads_share_the_work(norm: str) -> None:
     """By the processor time of the calling thread, beside that of all."""
-    x, weight, bias = draw((16, 8, 64, 64)), draw((8,)), draw((8,))
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        results(call(Ours, groups), x, weight, bias)
-        leaves = [t.requires_grad_() for t in (x, weight, bias)]
+    tensors = operands((16, 8, 64, 64))
+    leaves = [t.requires_grad_() for t in tensors]
+    with threads(2):
+        results(partial(NORMS[norm], OURS), *tensors)
         start, own = time.process_time(), time.thread_time()
         for _ in range(50):
-            y = call(Ours, groups)(*leaves)
+            y = NORMS[norm](OURS, *leaves)
             torch.autograd.grad(y, leaves, y.detach())
         whole, own = time.process_time() - start, time.thread_time() - own
-    finally:
-        torch.set_num_threads(threads)
     assert whole > 1.3 * own
 
 
-def test_copies_and_checkpoints() -> None:
-    for layer in (mish_cuda.BatchNormMish2d(6), mish_cuda.GroupNormMish(3, 6)):
-        x = draw((3, 6, 5, 7))
-        layer(x)
-        layer.eval()
-        file = io.BytesIO()
-        torch.save(layer, file)
-        file.seek(0)
-        for other in (copy.deepcopy(layer), torch.load(file, weights_only=True)):
-            assert type(other) is type(layer)
-            assert torch.equal(other(x), layer(x))
+@pytest.mark.parametrize("layer", [mish_cuda.BatchNormMish2d(6), mish_cuda.GroupNormMish(3, 6)])
+def test_copies_and_checkpoints(layer: nn.Module) -> None:
+    x, file = draw((3, 6, 5, 7)), io.BytesIO()
+    layer(x)
+    torch.save(layer.eval(), file)
+    file.seek(0)
+    for other in (copy.deepcopy(layer), torch.load(file, weights_only=True)):
+        assert type(other) is type(layer)
+        assert torch.equal(other(x), layer(x))

@@ -4,72 +4,41 @@ same as torch's norm with Mish behind it."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from test_norm import textbook
+from test_norm import NORMS, OURS, TEXTBOOK, TORCHS, Function, results
 from torch import Tensor, nn
-from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch._dynamo import compiled_autograd
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import grad, hessian, jacfwd, jacrev, jvp
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import mish_cuda
 from conftest import needs_extension
 
-Function = Callable[..., Tensor]
+EVERY_NORM = pytest.mark.parametrize("norm", ["batch", "two groups", "frozen"])
 
 
-def group(x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
-    return mish_cuda.group_norm_mish(x, 2, w, b)
-
-
-def group_of_torch(x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
-    return F.mish(F.group_norm(x, 2, w, b))
-
-
-def batch(x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
-    return mish_cuda.batch_norm_mish(x, None, None, w, b, True)
-
-
-def batch_of_torch(x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
-    return F.mish(F.batch_norm(x, None, None, w, b, True))
-
-
-def frozen(x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
-    mean = torch.arange(x.shape[1], dtype=x.dtype)
-    return mish_cuda.batch_norm_mish(x, mean, mean + 1, w, b)
-
-
-def frozen_of_torch(x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor:
-    mean = torch.arange(x.shape[1], dtype=x.dtype)
-    return F.mish(F.batch_norm(x, mean, mean + 1, w, b))
-
-
-NORMS = pytest.mark.parametrize(
-    ("ours", "torchs"),
-    [(batch, batch_of_torch), (group, group_of_torch), (frozen, frozen_of_torch)],
-    ids=["batch", "group", "frozen"],
-)
-
-
-def inputs(*shape: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(*shape: int, device: str = "cpu") -> list[Tensor]:
     tensors = torch.randn(shape), 1 + torch.randn(shape[1]) / 4, torch.randn(shape[1])
-    return tuple(t.to(dtype).requires_grad_() for t in tensors)  # type: ignore[return-value]
+    return [t.to(device, torch.float64).requires_grad_() for t in tensors]
 
 
-@NORMS
-def test_gradients_of_every_order(ours: Function, torchs: Function) -> None:
-    tensors = inputs(3, 4, 17)
+@EVERY_NORM
+def test_gradients_of_every_order(norm: str, device: str) -> None:
+    ours, tensors = partial(NORMS[norm], OURS), inputs(3, 4, 17, device=device)
     assert gradcheck(ours, tensors, check_forward_ad=True)
-    small = inputs(2, 2, 16)
-    assert gradgradcheck(ours, small)
+    assert gradgradcheck(ours, inputs(2, 2, 16, device=device))
     for wanted in ((0,), (1,), (2,), (0, 2)):
         leaves = [t.detach().requires_grad_(i in wanted) for i, t in enumerate(tensors)]
         assert gradcheck(ours, leaves)
 
 
-@pytest.mark.parametrize("groups", [0, 2])
-def test_third_derivatives(groups: int) -> None:
+@pytest.mark.parametrize("norm", ["batch", "two groups"])
+def test_third_derivatives(norm: str) -> None:
     """Beside those of plain arithmetic: torch's own third ones of batch_norm are wrong."""
     tensors = inputs(3, 4, 17)
     g = torch.randn(3, 4, 17, dtype=torch.float64)
@@ -82,105 +51,81 @@ def test_third_derivatives(groups: int) -> None:
             y = (dx * g).sum()
         return y
 
-    expected = third(lambda x, w, b: textbook(x, w, b, groups))
-    torch.testing.assert_close(third(group if groups else batch), expected)
+    torch.testing.assert_close(*(third(partial(NORMS[norm], of)) for of in (OURS, TEXTBOOK)))
 
 
-@NORMS
-def test_without_weight_or_bias(ours: Function, torchs: Function) -> None:
-    x, w, b = inputs(3, 4, 17)
-    ones = torch.ones_like(w)  # torch cannot differentiate group_norm with a bias alone
-    for weight, bias in ((None, None), (w, None), (None, b)):
-        leaves = [t for t in (x, weight, bias) if t is not None]
-        for create_graph in (False, True):
-            values = ours(x, weight, bias), torchs(x, ones if weight is None else weight, bias)
-            torch.testing.assert_close(*values)
-            got, expected = (
-                torch.autograd.grad(y.sin().sum(), leaves, create_graph=create_graph)
-                for y in values
-            )
-            for a, e in zip(got, expected, strict=True):
-                torch.testing.assert_close(a, e)
+# --- What is done with a norm: f of x, w and b, of which x and parts of it are inputs ---
 
 
-@NORMS
-def test_layouts(ours: Function, torchs: Function) -> None:
-    x, w, b = (t.detach() for t in inputs(4, 6, 8, 10))
-    for view in (
-        x.contiguous(memory_format=torch.channels_last),
-        x.transpose(2, 3),
-        x[:, :, ::2],
-        x[:, :1].expand(4, 6, 8, 10),
-        x.flatten(2)[:, :, 1:],
-        x.flatten()[1:1441].view(4, 6, 60),
-    ):
-        got, expected = ours(view, w, b), torchs(view, w, b)
-        torch.testing.assert_close(got, expected)
-        assert got.stride() == expected.stride()
-    # Gradients that come in with other strides, or expanded.
-    leaf = x.clone().requires_grad_()
-    for g in (
-        torch.randn(4, 6, 10, 8).double().transpose(2, 3),
-        torch.ones(()).double().expand(x.shape),
-    ):
-        got, expected = (torch.autograd.grad(f(leaf, w, b), leaf, g) for f in (ours, torchs))
-        torch.testing.assert_close(got, expected)
+def with_another_gradient(f: Function, x: Tensor, w: Tensor, b: Tensor, g: Tensor) -> Any:
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(f(x, w, b), x, g.to(x))
 
 
-@NORMS
-def test_functional_transforms(ours: Function, torchs: Function) -> None:
-    x, w, b = (t.detach() for t in inputs(5, 3, 4, 20))
-    w, b = torch.rand(5, 4).double(), torch.rand(5, 4).double()
-    for transform in (
-        lambda f: torch.vmap(f)(x, w, b),
-        lambda f: torch.vmap(f, in_dims=(1, None, 0))(x.movedim(0, 1), w[0], b),
-        lambda f: torch.vmap(torch.func.grad(lambda *a: f(*a).sin().sum()))(x, w, b),
-        lambda f: torch.func.jvp(f, (x[0], w[0], b[0]), (x[1], w[1], b[1])),
-        lambda f: torch.func.jacrev(f, argnums=1)(x[0], w[0], b[0]),
-        lambda f: torch.func.jacfwd(f, argnums=2)(x[0], w[0], b[0]),
-        lambda f: torch.func.hessian(lambda w: f(x[0], w, b[0]).sin().sum())(w[0]),
-    ):
-        torch.testing.assert_close(transform(ours), transform(torchs))
-
-
-@NORMS
-def test_forward_mode(ours: Function, torchs: Function) -> None:
-    x, w, b = (t.detach() for t in inputs(3, 4, 20))
-    with forward_ad.dual_level():
-        dual = forward_ad.make_dual(x, torch.ones_like(x).cumsum(2))
-        got, expected = (forward_ad.unpack_dual(f(dual, w, b)) for f in (ours, torchs))
-        torch.testing.assert_close(tuple(got), tuple(expected))
-
-
-@pytest.mark.parametrize("dynamic", [False, True])
-@NORMS
-def test_compile(ours: Function, torchs: Function, dynamic: bool) -> None:
-    tensors = inputs(3, 4, 20, dtype=torch.float32)
-    compiled = torch.compile(ours, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    got = torch.autograd.grad(compiled(*tensors).sin().sum(), tensors)
-    expected = torch.autograd.grad(torchs(*tensors).sin().sum(), tensors)
-    for a, e in zip(got, expected, strict=True):
-        torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-5)
-
-
-@needs_extension
-@NORMS
-def test_compiled_autograd(ours: Function, torchs: Function) -> None:
-    from torch._dynamo import compiled_autograd
-
-    tensors = inputs(3, 4, 20, dtype=torch.float32)
-    expected = torch.autograd.grad(torchs(*tensors).sin().sum(), tensors)
+def backward_by_the_compiler(f: Function, *tensors: Tensor) -> list[Tensor | None]:
+    leaves = [t.clone().requires_grad_() for t in tensors]
     with compiled_autograd._enable(torch.compile(backend="aot_eager", fullgraph=True)):
-        ours(*tensors).sin().sum().backward()
-    for leaf, e in zip(tensors, expected, strict=True):
-        if leaf.grad is not None:
-            torch.testing.assert_close(leaf.grad, e, rtol=1e-4, atol=1e-5)
+        f(*leaves).sin().sum().backward()
+    return [leaf.grad for leaf in leaves]
+
+
+def compiled(f: Function, dynamic: bool) -> Function:
+    return torch.compile(f, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+
+
+USES: dict[str, Callable[[Function, Tensor, Tensor, Tensor], Any]] = {
+    # Without weight or bias, differentiable or not.
+    "x": lambda f, x, w, b: results(f, x, None, None),
+    "x, w": lambda f, x, w, b: results(f, x, w, None),
+    "x, b": lambda f, x, w, b: results(f, x, None, b),
+    "x twice": lambda f, x, w, b: results(f, x, None, None, create_graph=True),
+    "x, w twice": lambda f, x, w, b: results(f, x, w, None, create_graph=True),
+    "x, b twice": lambda f, x, w, b: results(f, x, None, b, create_graph=True),
+    # Layouts.
+    "channels_last": lambda f, x, w, b: f(x.contiguous(memory_format=torch.channels_last), w, b),
+    "transposed": lambda f, x, w, b: f(x.transpose(2, 3), w, b),
+    "steps": lambda f, x, w, b: f(x[:, :, ::2], w, b),
+    "expanded": lambda f, x, w, b: f(x[:, :1].expand(5, 4, 6, 10), w, b),
+    "offset in rows": lambda f, x, w, b: f(x.flatten(2)[:, :, 1:], w, b),
+    "offset by one": lambda f, x, w, b: f(x.flatten()[1:1181].view(5, 4, 59), w, b),
+    "gradient transposed": lambda f, x, w, b: with_another_gradient(
+        f, x, w, b, torch.linspace(-1, 1, 1200).view(5, 4, 10, 6).transpose(2, 3)
+    ),
+    "gradient expanded": lambda f, x, w, b: with_another_gradient(
+        f, x, w, b, torch.ones(()).expand(x.shape)
+    ),
+    # Transforms.
+    "vmap": lambda f, x, w, b: torch.vmap(f)(x, x[:, 0, :, 0], x[:, 1, :, 0]),
+    "vmap over another dimension": lambda f, x, w, b: torch.vmap(f, in_dims=(2, None, 0))(
+        x, w, b.expand(6, 4) + x[0, 0, :, :1]
+    ),
+    "vmap of grad": lambda f, x, w, b: torch.vmap(grad(lambda *a: f(*a).sin().sum()))(
+        x, x[:, 0, :, 0], x[:, 1, :, 0]
+    ),
+    "jvp": lambda f, x, w, b: jvp(f, (x, w, b), (x.cumsum(2), b, w)),
+    "jvp of x": lambda f, x, w, b: jvp(lambda x: f(x, w, b), (x,), (x.cumsum(2),)),
+    "jacrev": lambda f, x, w, b: jacrev(f, argnums=1)(x, w, b),
+    "jacfwd": lambda f, x, w, b: jacfwd(f, argnums=2)(x, w, b),
+    "hessian": lambda f, x, w, b: hessian(lambda w: f(x, w, b).sin().sum())(w),
+    # Compilers.
+    "compiled": lambda f, *tensors: results(compiled(f, dynamic=False), *tensors),
+    "compiled for any size": lambda f, *tensors: results(compiled(f, dynamic=True), *tensors),
+    "backward by the compiler": backward_by_the_compiler,
+    "inference mode": lambda f, *tensors: torch.inference_mode()(f)(*tensors),
+}
+
+
+@EVERY_NORM
+@pytest.mark.parametrize("use", USES)
+def test_uses(norm: str, use: str, device: str) -> None:
+    torch._dynamo.reset()
+    tensors = [t.detach() for t in inputs(5, 4, 6, 10, device=device)]
+    ours, torchs = (USES[use](partial(NORMS[norm], of), *tensors) for of in (OURS, TORCHS))
+    torch.testing.assert_close(ours, torchs, check_stride=device == "cpu")
 
 
 @needs_extension
 def test_ops_are_traced_as_what_they_are_made_of() -> None:
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     x, w, b = (t.detach() for t in inputs(3, 4, 20))
     ops: Any = torch.ops.mish_cuda
     for call in (
@@ -194,23 +139,12 @@ def test_ops_are_traced_as_what_they_are_made_of() -> None:
         torch.testing.assert_close(compiled(x), call(x))
 
 
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norms = nn.Sequential(
-            nn.Conv2d(3, 4, 3), mish_cuda.BatchNormMish2d(4), mish_cuda.GroupNormMish(2, 4)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norms(x)  # type: ignore[no-any-return]
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_export_and_traces(training: bool) -> None:
     x = torch.randn(2, 3, 12, 12)
-    model = Block().train(training)
-    expected = model.eval()(x) if not training else model(x)
-    model.train(training)
+    norms = mish_cuda.BatchNormMish2d(4), mish_cuda.GroupNormMish(2, 4)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), *norms).train(training)
+    expected = model(x)
     program = torch.export.export(model, (x,))
     assert "mish_cuda" not in str(program.graph)
     torch.testing.assert_close(program.module()(x), expected)
@@ -224,9 +158,9 @@ def test_autocast_keeps_the_dtype_of_the_input(dtype: torch.dtype) -> None:
     x = torch.randn(3, 4, 5, 20).to(dtype).requires_grad_()
     w, b = torch.ones(4, requires_grad=True), torch.zeros(4, requires_grad=True)
     for view in (x, x.transpose(2, 3)):
-        for norm in (group, batch):
+        for norm in ("two groups", "batch"):
             with torch.autocast("cpu", torch.bfloat16):
-                y = norm(view, w, b)
+                y = NORMS[norm](OURS, view, w, b)
             assert y.dtype == dtype
             grads = torch.autograd.grad(y.float().sum(), (x, w, b))
             assert [g.dtype for g in grads] == [dtype, torch.float32, torch.float32]
@@ -236,7 +170,7 @@ def test_written_to_afterwards() -> None:
     """What backward needs is noticed when it was overwritten."""
     x, w, b = inputs(3, 4, 20)
     a = x * 1
-    y = batch(a, w, b)
+    y = NORMS["batch"](OURS, a, w, b)
     a.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
@@ -250,9 +184,8 @@ def test_written_to_afterwards() -> None:
         assert mean._version == version  # as with torch's norms
 
 
-def test_inference_mode() -> None:
+def test_statistics_made_in_inference_mode() -> None:
     with torch.inference_mode():
-        x, mean, var = torch.randn(3, 4, 20), torch.zeros(4), torch.ones(4)
-        y = mish_cuda.batch_norm_mish(x, mean, var, training=True)
-        torch.testing.assert_close(y, batch_of_torch(x, None, None))
+        mean, var = torch.zeros(4), torch.ones(4)
+        mish_cuda.batch_norm_mish(torch.randn(3, 4, 20), mean, var, training=True)
         assert mean.abs().sum() > 0

@@ -5,7 +5,7 @@ The result is compared with that of the same transforms over the textbook formul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.functional import jacobian
-from torch.func import grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
+from torch.func import functionalize, grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import layouts
 import mish_cuda
-import reference
-from conftest import TORCH, Implementation
+from conftest import TORCH, Implementation, needs_extension
 
 # Without a rule of its own an op is called once for every element of the batch.
 pytestmark = pytest.mark.filterwarnings("error:.*performance drop")
@@ -45,6 +45,7 @@ TRANSFORMS: dict[str, Callable[[Function], Function]] = {
     "vmap": lambda u: lambda x: vmap(u)(torch.stack([x, -2 * x])).sum(),
     "vjp": lambda u: number(lambda x: vjp(u, x)[1](x.new_ones(()))[0]),
     "hessian": lambda u: number(hessian(u)),
+    "functionalize": functionalize,
     "linearize": lambda u: lambda x: linearize(u, x)[1](torch.ones_like(x)),
     "jacobian": lambda u: lambda x: jacobian(u, x, vectorize=True, strategy="forward-mode"),
 }
@@ -92,17 +93,11 @@ FORMS: dict[str, Function] = {
     "module": mish_cuda.Mish(),
     "converted": CONVERTED,
     "override_torch": overridden,
+    "MishCudaFunction": mish_cuda.MishCudaFunction.apply,
+    "mish_forward": lambda x: mish_cuda.mish_forward(x),
     "in place": lambda x: mish_cuda.mish_(x.clone()),
     "in place of a view": in_place_of_a_view,
 }
-EVERY_FORM = pytest.mark.parametrize("form", FORMS)
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def check(transforms: tuple[str, ...], form: str, device: str, compiled: bool = False) -> None:
@@ -110,41 +105,57 @@ def check(transforms: tuple[str, ...], form: str, device: str, compiled: bool = 
     expected = apply(transforms, between_products(lambda x: x * torch.tanh(F.softplus(x))))(x)
     function = apply(transforms, between_products(FORMS[form]))
     if compiled:
+        torch._dynamo.reset()
         function = torch.compile(function, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(function(x), expected, rtol=1e-9, atol=1e-12)
 
 
-@EVERY_FORM
-@pytest.mark.parametrize("transforms", NESTED, ids=" of ".join)
+EAGER_CASES = [*product(FORMS, NESTED), *product(["function", "in place"], DEEPER)]
+# Only some: each takes the compiler seconds, and torch 2.13 cannot compile vmap or jvp of a hessian
+# of any function.
+DEEPER_COMPILED = [
+    *(("grad",) * 3, ("jacrev", "hessian"), ("jacfwd", "jacrev", "jacrev")),
+    *(("vmap", "jacrev", "grad"), ("grad", "vmap", "grad")),
+]
+# Programs that write are compiled by test_programs.py.
+COMPILED_CASES = [
+    *product(["function"], [*NESTED, *DEEPER_COMPILED]),
+    *product([*FORMS][1:6], [(), ("grad",), ("vmap", "jacfwd")]),
+]
+
+
+def name(of: str | tuple[str, ...]) -> str:
+    return of if isinstance(of, str) else " of ".join(of)
+
+
+@pytest.mark.parametrize(("form", "transforms"), EAGER_CASES, ids=name)
 def test_eager(public: str, form: str, transforms: tuple[str, ...], device: str) -> None:
     check(transforms, form, device)
 
 
-@pytest.mark.parametrize("form", ["function", "in place"])
-@pytest.mark.parametrize("transforms", DEEPER, ids=" of ".join)
-def test_three_deep(public: str, form: str, transforms: tuple[str, ...], device: str) -> None:
-    check(transforms, form, device)
-
-
-# Programs that write are compiled by test_differential.py. Only some are three deep: each takes the
-# compiler seconds, and torch 2.13 cannot compile vmap or jvp of a hessian of any function.
-@pytest.mark.parametrize(
-    "transforms",
-    [
-        *NESTED,
-        *(("grad",) * 3, ("jacrev", "hessian"), ("jacfwd", "jacrev", "jacrev")),
-        *(("vmap", "jacrev", "grad"), ("grad", "vmap", "grad")),
-    ],
-    ids=" of ".join,
-)
-def test_compiled(public: str, transforms: tuple[str, ...], device: str) -> None:
-    check(transforms, "function", device, compiled=True)
-
-
-@pytest.mark.parametrize("form", ["module", "converted", "override_torch"])
-@pytest.mark.parametrize("transforms", [(), ("grad",), ("vmap", "jacfwd")], ids=" of ".join)
-def test_other_forms_compiled(form: str, transforms: tuple[str, ...], device: str) -> None:
+@pytest.mark.parametrize(("form", "transforms"), COMPILED_CASES, ids=name)
+def test_compiled(public: str, form: str, transforms: tuple[str, ...], device: str) -> None:
     check(transforms, form, device, compiled=True)
+
+
+@needs_extension
+@pytest.mark.parametrize("form", ["function", "in place", "in place of a view"])
+@pytest.mark.parametrize("transforms", [(), ("grad",), ("grad", "grad"), ("jvp",)], ids=name)
+def test_functionalized(form: str, transforms: tuple[str, ...], device: str) -> None:
+    """Eager mish_ writes by copy_, which torch makes into an op without a derivative."""
+    check((*transforms, "functionalize"), form, device)
+
+
+OUT: dict[str, Function] = {"out": lambda x: mish_cuda.mish(x, out=torch.empty_like(x))}
+
+
+@pytest.mark.parametrize("function", [*FORMS.values(), *OUT.values()], ids=[*FORMS, *OUT])
+def test_functionalized_writes_become_values(public: str, function: Function, device: str) -> None:
+    """Functionalized, no op writes to any of its arguments."""
+    graph = make_fx(functionalize(function))(X.to(device)).graph
+    ops = [node.target for node in graph.nodes if node.op == "call_function"]
+    assert ops
+    assert not any(op._schema.is_mutable for op in ops)
 
 
 # --- Numbers: torch makes float64 tangents of 0-dim tensors times a number ---
@@ -180,9 +191,7 @@ def test_forward_mode_of_scalars(
         return apply(transforms, lambda q: SCALAR_PROGRAMS[name](impl, q))(q)
 
     q = torch.tensor(0.4, dtype=dtype, device=device)
-    result, torchs, exact = (
-        derivative(*case) for case in ((impl, q), (TORCH, q), (TORCH, q.double()))
-    )
+    result, torchs, exact = derivative(impl, q), derivative(TORCH, q), derivative(TORCH, q.double())
     digits = 5e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-5
     torch.testing.assert_close(result.double(), exact, rtol=digits, atol=digits)
     if impl.name == "compiled":  # in torch calls the dtype depends on how many there are
@@ -223,10 +232,3 @@ def test_vmap_of_a_write_in_place(impl: Implementation, device: str) -> None:
     expected = impl.mish(batch)
     vmap(vmap(impl.mish_, 1), 2)(batch)
     torch.testing.assert_close(batch, expected)
-
-
-def test_vmap_of_a_recorded_tensor(impl: Implementation, device: str) -> None:
-    """Autograd outside, vmap inside."""
-    batch = layouts.normal((4, 5, 3), torch.float64, device).requires_grad_()
-    (result,) = torch.autograd.grad(vmap(impl.mish, 2)(batch).sum(), batch)
-    torch.testing.assert_close(result, reference.mish(batch, 1))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
+from functools import partial
 
 import mpmath
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import reference
@@ -16,10 +16,6 @@ from mish_cuda._bounds import DTYPES, allowed, bounds, rows_of
 from mish_cuda._textbook import FUNCTIONS
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-
-
-def dtypes(*names: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("dtype", [DTYPES[name] for name in names], ids=names)
 
 
 @functools.cache
@@ -43,11 +39,7 @@ def test_reference_is_the_derivative_of_the_definition(order: int) -> None:
     points = [-30, -18, reference.MINIMUM, -1, -1e-3, 0, 0.5, 1.5, 8, 19]
     exact, _ = reference.exact(torch.tensor(points, dtype=torch.float64), order)
     with mpmath.workdps(60):
-
-        def definition(x: mpmath.mpf) -> mpmath.mpf:
-            return x * mpmath.tanh(mpmath.log(1 + mpmath.exp(x)))
-
-        derivatives = [float(mpmath.diff(definition, point, order)) for point in points]
+        derivatives = [float(mpmath.diff(reference.definition, point, order)) for point in points]
     torch.testing.assert_close(exact.tolist(), derivatives, rtol=1e-15, atol=0)
 
 
@@ -85,20 +77,19 @@ def test_values(impl: Implementation, device: str, dtype: torch.dtype, order: in
         assert right.double().mean() >= bound.correct
 
 
-@ORDERS
-def test_torchs_own_mish_has_no_limits(device: str, dtype: torch.dtype, order: int) -> None:
-    """Should torch mend this one day, the documentation of the differences is to be shortened."""
-    x = torch.tensor([-torch.inf, torch.inf], dtype=dtype, device=device, requires_grad=True)
-    y = F.mish(x)
-    for _ in range(order):
-        (y,) = torch.autograd.grad(y.sum(), x, create_graph=True)
-    assert y.isnan().tolist() == [True, order > 0]
-
-
 # --- Times gradients ---
 
 
-@dtypes("fp32", "fp64")
+def test_special_gradients_follow_multiplication(
+    impl: Implementation, device: str, dtype: torch.dtype
+) -> None:
+    """0 stays 0, at infinite inputs too; an infinite gradient makes NaN of a slope of 0."""
+    x = torch.tensor([-torch.inf, -5.0, 0.0, 2.0, torch.inf], dtype=dtype, device=device)
+    for g in map(partial(torch.full_like, x), (0.0, torch.inf, torch.nan)):
+        assert reference.same_bits(impl.mish_backward(g, x), g * impl.derivative(x, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_wide_gradients_are_multiplied(
     impl: Implementation, device: str, dtype: torch.dtype
 ) -> None:
@@ -114,7 +105,7 @@ def test_wide_gradients_are_multiplied(
     assert any(reference.same_bits(result, product) for product in products)
 
 
-@dtypes("fp16", "bf16")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("scale", [2.0**-20, 1.0, 2.0**14])  # fp16: to subnormals, to infinity
 def test_16_bit_gradients_are_rounded_once(
@@ -131,14 +122,3 @@ def test_16_bit_gradients_are_rounded_once(
     # Half an ULP for the rounding, and what the float's own error adds: near the zeros of f' and
     # f'' that is absolute, times the largest factors.
     assert (absolute <= 0.51 * reference.spacing(correct, dtype) + 4 * 4e-7 * scale).all()
-
-
-def test_special_gradients_follow_multiplication(
-    impl: Implementation, device: str, dtype: torch.dtype
-) -> None:
-    """0 stays 0, at infinite inputs too; an infinite gradient makes NaN of a slope of 0."""
-    x = torch.tensor([-torch.inf, -5.0, 0.0, 2.0, torch.inf], dtype=dtype, device=device)
-    for g in (0.0, torch.inf, torch.nan):
-        gradient = torch.full_like(x, g)
-        expected = gradient * impl.derivative(x, 1)
-        assert reference.same_bits(impl.mish_backward(gradient, x), expected)
