@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from pathlib import Path
+
+from project import run_python
 
 STATE = """
 import os, signal, sys, threading, warnings
@@ -55,6 +56,6 @@ for name in before:
 """
 
 
-def test_nothing_else_is_changed() -> None:
-    done = subprocess.run([sys.executable, "-c", STATE], capture_output=True, text=True)
+def test_nothing_else_is_changed(tmp_path: Path) -> None:
+    done = run_python("-c", STATE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
