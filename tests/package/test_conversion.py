@@ -201,33 +201,6 @@ def test_classes_have_to_be_named(from_: Any, changed: list[str]) -> None:
     assert list(model) == before
 
 
-# Modules without parameters that are no activations, and what is told of them.
-NOT_ELEMENTWISE: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "pooling": (lambda: nn.MaxPool2d(2), r"makes the shape \(2, 4, 2, 2\) of \(2, 4, 4, 4\)"),
-    "pooling that keeps the shape": (lambda: nn.MaxPool2d(3, 1, 1), "from several elements"),
-    "pooling of other dimensions": (lambda: nn.MaxPool1d(2), "fails when tried out.*max_pool1d"),
-    "softmax": (lambda: nn.Softmax(dim=-1), "from several elements"),
-    "permutation": (lambda: nn.ChannelShuffle(2), "from several elements"),
-    "mirror": (FlippedMish, "from several elements"),
-    "loss": (nn.MSELoss, "fails when tried out.*target"),
-}
-
-
-@pytest.mark.parametrize(("make", "message"), NOT_ELEMENTWISE.values(), ids=NOT_ELEMENTWISE)
-def test_what_is_no_activation_is_refused(make: Callable[[], nn.Module], message: str) -> None:
-    """Also when its class is named; the model is then as it was, and so are random numbers."""
-    module = make()
-    model = nn.Sequential(nn.Linear(2, 2), nn.Mish(), nn.Sequential(module))
-    layers = list(model.modules())
-    state = torch.get_rng_state()
-    with pytest.raises(ValueError, match=f"'2.0' .*{message}.*Leave it out with `where`"):
-        convert(model, (nn.Mish, type(module)), where=lambda name, _: name in ("1", "2.0"))
-    assert list(model.modules()) == layers
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(layer.training for layer in layers)
-
-
-@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     "make",
     [
@@ -236,32 +209,38 @@ def test_what_is_no_activation_is_refused(make: Callable[[], nn.Module], message
         *(lambda: nn.ReLU(True), lambda: nn.RReLU(inplace=True)),
     ],
 )
-def test_what_is_elementwise_is_replaced(make: Callable[[], nn.Module], training: bool) -> None:
-    model = nn.Sequential(make()).train(training)
-    assert convert(model, type(model[0])).retrain == ["0"]
-    assert type(model[0]) is mish_cuda.Mish
+def test_what_is_elementwise_is_replaced(make: Callable[[], nn.Module]) -> None:
+    for training in (True, False):
+        model = nn.Sequential(make()).train(training)
+        assert convert(model, type(model[0])).retrain == ["0"]
+        assert type(model[0]) is mish_cuda.Mish
 
 
-# --- Classes that look like Mish ---
+# --- What looks like Mish ---
 
 
-@pytest.mark.parametrize(("make", "reason"), LOOK_ALIKES.items())
+@pytest.mark.parametrize(("item", "reason"), LOOK_ALIKES.items())
 @pytest.mark.parametrize("training", [True, False])
 def test_what_is_not_mish_is_left_alone(
-    make: type[nn.Module], reason: str, training: bool, public: str
+    item: Any, reason: str | None, training: bool, public: str
 ) -> None:
     """It is tried out without its hooks, and random numbers stay as they were."""
-    model = nn.Sequential(nn.Mish(), make()).train(training)
-    model[1].register_forward_pre_hook(lambda *_: pytest.fail("a hook ran"))
-    state = torch.get_rng_state()
+    other = item() if isinstance(item, type) else Functional(item)
+    model = nn.Sequential(nn.Mish(), other).train(training)
+    other.register_forward_pre_hook(lambda *_: pytest.fail("a hook ran"))
+    before, state = dict(vars(other)), torch.get_rng_state()
     report = convert(model)
     assert torch.equal(torch.get_rng_state(), state)
     assert list(report.changed) == ["0"]
-    assert list(report.left_alone) == ["1"]
-    assert re.search(reason, report.left_alone["1"])
-    assert str(report).count("\n") == 3 + bool(report.hint)  # a line for each
-    assert type(model[1]) is make
-    assert model[1].training is training
+    if reason:
+        ((name, told),) = report.left_alone.items()
+        assert name == ("1" if isinstance(item, type) else "1.function")
+        assert re.search(reason, told)
+        assert str(report).count("\n") == 3 + bool(report.hint)  # a line for each
+    else:
+        assert report.left_alone == {}
+    assert model[1] is other
+    assert vars(other) == before
 
 
 def test_what_is_not_mish_can_be_forced() -> None:
@@ -297,24 +276,38 @@ def with_a_forward_of_its_own() -> nn.Module:
     return layer  # type: ignore[no-any-return]
 
 
-OBSTACLES: dict[str, tuple[Callable[[], Any], str]] = {
-    "parameters": (nn.PReLU, "'1' .*PReLU.* has parameters or buffers"),
+NAMED = (nn.Mish, nn.PReLU, nn.BatchNorm2d, nn.MaxPool2d, nn.MaxPool1d, nn.Softmax)
+NAMED += (nn.ChannelShuffle, FlippedMish, nn.MSELoss)
+# What is of such a class and yet no activation that can be replaced, and what is told of it.
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "pooling": (lambda: nn.MaxPool2d(2), r"makes the shape \(2, 4, 2, 2\) of \(2, 4, 4, 4\)"),
+    "pooling that keeps the shape": (lambda: nn.MaxPool2d(3, 1, 1), "from several elements"),
+    "pooling of other dimensions": (lambda: nn.MaxPool1d(2), "fails when tried out.*max_pool1d"),
+    "softmax": (lambda: nn.Softmax(dim=-1), "from several elements"),
+    "permutation": (lambda: nn.ChannelShuffle(2), "from several elements"),
+    "mirror": (FlippedMish, "from several elements"),
+    "loss": (nn.MSELoss, "fails when tried out.*target"),
+    "parameters": (nn.PReLU, "PReLU.* has parameters or buffers"),
     "buffers": (lambda: nn.BatchNorm2d(4, affine=False), "has parameters or buffers"),
     "forward": (with_a_forward_of_its_own, "has a forward of its own"),
-    "compiled": (lambda: torch.compile(nn.Mish(), backend="eager"), "'1._orig_mod' .*compiled by"),
+    "compiled": (lambda: torch.compile(nn.Mish(), backend="eager"), "is compiled by itself"),
     "compiled in place": (compiled_in_place, "is compiled by itself"),
 }
 
 
-@pytest.mark.parametrize(("make", "message"), OBSTACLES.values(), ids=OBSTACLES)
-def test_what_cannot_be_replaced(make: Callable[[], Any], message: str) -> None:
-    """An error that leaves the model as it was, and a way around it."""
+@pytest.mark.parametrize(("make", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_replaced_is_refused(make: Callable[[], Any], message: str) -> None:
+    """Model and random numbers are then as they were; and there is a way around it."""
     model = nn.Sequential(nn.Mish(), make(), nn.Mish())
-    layers, classes = list(model.modules()), (nn.Mish, nn.PReLU, nn.BatchNorm2d)
-    with pytest.raises(ValueError, match=f"{message}.*Or leave it out with `where`"):
-        convert(model, classes)
+    layers, state = list(model.modules()), torch.get_rng_state()
+    with pytest.raises(
+        ValueError, match=rf"'1(\._orig_mod)?' .*{message}.*eave it out with `where`"
+    ):
+        convert(model, NAMED)
     assert list(model.modules()) == layers
-    convert(model, classes, where=lambda name, _: not name.startswith("1"))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(layer.training for layer in layers)
+    convert(model, NAMED, where=lambda name, _: not name.startswith("1"))
     assert [type(layer) is mish_cuda.Mish for layer in model] == [True, False, True]
 
 

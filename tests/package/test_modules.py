@@ -17,25 +17,19 @@ import reference
 from conftest import needs_extension
 
 LAYERS = pytest.mark.parametrize("layer", [mish_cuda.Mish, mish_cuda.MishCuda])
-INPLACE = pytest.mark.parametrize("inplace", [False, True])
 Layer = type[mish_cuda.Mish]
 
 
 @LAYERS
-@INPLACE
+@pytest.mark.parametrize("inplace", [False, True])
 def test_layer(layer: Layer, inplace: bool, device: str) -> None:
+    """It is torch's for whoever asks for the class; not for who asks for exactly that."""
+    ours, torchs = layer(inplace=inplace), nn.Mish(inplace)
     x = torch.randn(3, 4, device=device)
     expected = mish_cuda.mish(x)
-    result = layer(inplace)(x)
+    result = ours(x)
     assert reference.same_bits(result, expected)
     assert (result is x) == inplace
-
-
-@LAYERS
-@INPLACE
-def test_layer_is_torchs(layer: Layer, inplace: bool) -> None:
-    """For whoever asks for the class; not for who asks for exactly that."""
-    ours, torchs = layer(inplace=inplace), nn.Mish(inplace)
     assert isinstance(ours, nn.Mish)
     assert type(ours) is not nn.Mish
     assert repr(ours) == repr(torchs).replace("Mish", layer.__name__)

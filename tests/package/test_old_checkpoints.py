@@ -6,8 +6,8 @@ import importlib
 import io
 import pickle
 import sys
-import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +22,6 @@ import reference
 from mish_cuda import old_checkpoints
 from mish_cuda.old_checkpoints import NAMES
 
-EVERY_NAME = pytest.mark.parametrize("name", NAMES)
 TORCHS = [nn.Sequential, nn.Linear]
 
 
@@ -60,7 +59,7 @@ def state() -> tuple[set[str], set[str]]:
 
 
 @pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
-@EVERY_NAME
+@pytest.mark.parametrize("name", [*NAMES, "utils.vendored.mish"])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_model_loads(name: str, zipped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """And saved again, it loads without help."""
@@ -68,13 +67,13 @@ def test_model_loads(name: str, zipped: bool, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ModuleNotFoundError, match=name.split(".")[0]):
         torch.load(file, weights_only=False)
     file.seek(0)
-    with old_checkpoints():
+    with old_checkpoints(*({name} - {*NAMES})):
         model = torch.load(file, weights_only=False)
     check_model(model)
     check_model(torch_save(model))
 
 
-@EVERY_NAME
+@pytest.mark.parametrize("name", NAMES)
 def test_weights_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The layer is allowed under its old name; torch's own classes are the caller's to allow."""
     file = checkpoint(name, monkeypatch)
@@ -86,33 +85,20 @@ def test_weights_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
             check_model(torch.load(file, weights_only=True))
 
 
-def test_other_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    file = checkpoint("utils.vendored.mish", monkeypatch)
-    with old_checkpoints(), pytest.raises(ModuleNotFoundError):
-        torch.load(file, weights_only=False)
-    file.seek(0)
-    with old_checkpoints("utils.vendored.mish"):
-        check_model(torch.load(file, weights_only=False))
-
-
-@EVERY_NAME
-def test_what_else_the_old_package_had_is_there(name: str) -> None:
-    with old_checkpoints():
-        old = importlib.import_module(name)
-        for item in ("MishCuda", "MishCudaFunction", "mish_forward", "mish_backward"):
-            assert getattr(old, item) is getattr(mish_cuda, item)
-
-
 # --- What is left behind ---
 
 
-def test_nothing_is_left() -> None:
+def test_nothing_is_left_of_what_was_there() -> None:
     """Nor by an exception; and there are no warnings."""
     before = state()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with old_checkpoints():
             assert set(sys.modules) - before[0] == {*NAMES, "mc", "mc.build", "mc.build.lib"}
+            for name in NAMES:
+                old = importlib.import_module(name)
+                for item in ("MishCuda", "MishCudaFunction", "mish_forward", "mish_backward"):
+                    assert getattr(old, item) is getattr(mish_cuda, item)
         assert state() == before
         with pytest.raises(EOFError), old_checkpoints():
             pickle.loads(b"")
@@ -133,22 +119,14 @@ def test_within_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     data = checkpoint(NAMES[1], monkeypatch).getvalue()
-    failures: list[Exception] = []
 
-    def load() -> None:
-        try:
-            for _ in range(20):
-                with old_checkpoints():
-                    torch.load(io.BytesIO(data), weights_only=False)
-        except Exception as error:
-            failures.append(error)
+    def load(_: int) -> None:
+        for _ in range(20):
+            with old_checkpoints():
+                torch.load(io.BytesIO(data), weights_only=False)
 
-    threads = [threading.Thread(target=load) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    with ThreadPoolExecutor(4) as threads:
+        assert [*threads.map(load, range(4))] == [None] * 4
     assert not set(NAMES) & set(sys.modules)
 
 
@@ -164,18 +142,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         sys.modules.pop(name, None)
 
 
-def test_a_module_that_can_be_imported_is_used(folder: Path) -> None:
-    (folder / "mish_mish.py").write_text("MishCuda = int\n")
+@pytest.mark.parametrize(
+    ("text", "layer", "stays"),
+    [
+        ("MishCuda = int\n", int, True),
+        ("raise ImportError('undefined symbol: _ZN2at6Tensor')\n", mish_cuda.MishCuda, False),
+    ],
+    ids=["can be imported", "a build that fits no more"],
+)
+def test_a_module_that_is_there(folder: Path, text: str, layer: type, stays: bool) -> None:
+    """It is used if it can be imported, and replaced if not."""
+    (folder / "mish_mish.py").write_text(text)
     with old_checkpoints():
-        assert importlib.import_module("mish_mish").MishCuda is int
-    assert sys.modules["mish_mish"].MishCuda is int
-
-
-def test_a_build_that_fits_no_more_is_replaced(folder: Path) -> None:
-    (folder / "mish_mish.py").write_text("raise ImportError('undefined symbol: _ZN2at6Tensor')\n")
-    with old_checkpoints():
-        assert importlib.import_module("mish_mish").MishCuda is mish_cuda.MishCuda
-    assert "mish_mish" not in sys.modules
+        assert importlib.import_module("mish_mish").MishCuda is layer
+    assert ("mish_mish" in sys.modules) is stays
 
 
 def test_parents_that_can_be_imported_are_used(

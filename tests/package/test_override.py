@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -53,7 +53,7 @@ def test_not_overridden(function: Callable[[Tensor], Tensor]) -> None:
         assert not is_ours(function)
 
 
-def test_override_nests() -> None:
+def test_override_nests_and_ends_with_an_exception() -> None:
     mode = override_torch()
     for _ in range(2):
         with mode:
@@ -61,21 +61,14 @@ def test_override_nests() -> None:
                 assert is_ours(F.mish)
             assert is_ours(F.mish)
         assert not is_ours(F.mish)
-
-
-def test_override_ends_with_an_exception() -> None:
     with pytest.raises(ZeroDivisionError), override_torch():
         _ = 1 / 0
 
 
 def test_override_concerns_one_thread() -> None:
-    found: list[bool] = []
-    with override_torch():
-        thread = threading.Thread(target=lambda: found.append(is_ours(F.mish)))
-        thread.start()
-        thread.join()
+    with override_torch(), ThreadPoolExecutor(1) as thread:
+        assert not thread.submit(is_ours, F.mish).result()
         assert is_ours(F.mish)
-    assert found == [False]
 
 
 class Record(TorchFunctionMode):
@@ -88,19 +81,6 @@ class Record(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_override_with_other_modes() -> None:
-    """An outer mode sees mish_cuda.mish; an inner one sees F.mish."""
-    x = torch.randn(3)
-    with Record() as outer, override_torch():
-        F.mish(x)
-    assert outer.calls == [mish_cuda.mish]
-    with override_torch(), Record() as inner:
-        assert is_ours(F.mish)
-    assert F.mish in inner.calls
-    with override_torch(), torch.device("cpu"):
-        assert is_ours(F.mish)
-
-
 class Subclass(Tensor):
     seen: list[Any] = []  # noqa: RUF012
 
@@ -110,13 +90,18 @@ class Subclass(Tensor):
         return super().__torch_function__(func, types, args, kwargs or {})
 
 
-def test_override_with_subclasses() -> None:
+def test_override_with_other_modes_and_subclasses() -> None:
+    """An outer mode and a subclass see mish_cuda.mish; an inner mode sees F.mish."""
     x = torch.randn(3).as_subclass(Subclass)
     Subclass.seen.clear()
-    with override_torch():
-        y = F.mish(x)
-    assert type(y) is Subclass
-    assert Subclass.seen == [mish_cuda.mish]
+    with Record() as outer, override_torch():
+        assert type(F.mish(x)) is Subclass
+    assert outer.calls == Subclass.seen == [mish_cuda.mish]
+    with override_torch(), Record() as inner:
+        assert is_ours(F.mish)
+    assert F.mish in inner.calls
+    with override_torch(), torch.device("cpu"):
+        assert is_ours(F.mish)
 
 
 def test_override_under_torch_func() -> None:
