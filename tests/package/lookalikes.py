@@ -69,13 +69,12 @@ class Mish(nn.Module):
         return textbook(x)
 
 
-class MadeOfLayersMish(nn.Module):
+class MadeOfLayersMish(nn.Sequential):
     def __init__(self) -> None:
-        super().__init__()
-        self.tanh, self.softplus = nn.Tanh(), nn.Softplus()
+        super().__init__(nn.Softplus(), nn.Tanh())
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.tanh(self.softplus(x))  # type: ignore[no-any-return]
+        return x * super().forward(x)  # type: ignore[no-any-return]
 
 
 class FunctionalMish(nn.Module):
@@ -157,13 +156,9 @@ def on_gpus(self: nn.Module, x: Tensor) -> Tensor:
     return textbook(x)
 
 
-class TrainableMish(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.beta = nn.Parameter(torch.ones(()))
-
+class TrainableMish(nn.PReLU):
     def forward(self, x: Tensor) -> Tensor:
-        return textbook(self.beta * x)
+        return textbook(self.weight * x)
 
 
 class CalledMish(nn.Mish):
@@ -241,13 +236,10 @@ class Branches(nn.Module):
 NAMES = ["act", "again", "stem.1", "listed.1", "named.act"]
 
 
-class Wrapper(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.act = nn.Mish()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(x)  # type: ignore[no-any-return]
+def wrapped() -> nn.Module:
+    model: Any = layer("Wrapper", lambda self, x: self.act(x))()
+    model.act = nn.Mish()
+    return model  # type: ignore[no-any-return]
 
 
 class Functional(nn.Module):

@@ -48,6 +48,10 @@ class EverythingTraced(fx.Tracer):
         return False
 
 
+class Own(mish_cuda.Mish):
+    """Of a class of its own, as one that derives from torch's, it is traced through."""
+
+
 @pytest.mark.parametrize("layer", [mish_cuda.Mish, mish_cuda.MishCuda])
 @pytest.mark.parametrize("tracer", [fx.Tracer, EverythingTraced])
 def test_layers_are_traced_as_those_of_torch(
@@ -55,6 +59,7 @@ def test_layers_are_traced_as_those_of_torch(
 ) -> None:
     ours, torchs = (tracer().trace(Branches(make)) for make in (layer, nn.Mish))
     assert [(n.op, n.name) for n in ours.nodes] == [(n.op, n.name) for n in torchs.nodes]
+    assert mishes(fx.symbolic_trace(nn.Sequential(Own()))) == [mish_cuda.mish]
 
 
 def test_copies_are_leaves_too() -> None:
@@ -65,15 +70,6 @@ def test_copies_are_leaves_too() -> None:
     del vars(model.act)["__module__"]
     for copied in COPIES:
         assert [node[:2] for node in nodes(fx.symbolic_trace(copied(model)))] == expected
-
-
-class Own(mish_cuda.Mish):
-    pass
-
-
-def test_derived_classes_are_traced_through_as_those_of_torch() -> None:
-    (node,) = mishes(fx.symbolic_trace(nn.Sequential(Own())))
-    assert node is mish_cuda.mish
 
 
 # --- Calls ---
