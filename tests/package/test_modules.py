@@ -25,6 +25,9 @@ from conftest import needs_extension
 from mish_cuda import old_checkpoints
 from mish_cuda.old_checkpoints import NAMES
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Couldn't retrieve source code", r"ignore:`torch\.jit\.\w+` is deprecated"
+)
 LAYERS = pytest.mark.parametrize("layer", [mish_cuda.Mish, mish_cuda.MishCuda])
 Layer = type[mish_cuda.Mish]
 
@@ -59,29 +62,6 @@ def test_public_names_are_where_they_say() -> None:
         assert pickle.loads(pickle.dumps(item)) is item
 
 
-@LAYERS
-@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated")
-def test_old_pickles_load(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An instance written when the layer had no attributes of its own, by another package."""
-    old = ModuleType("mish_cuda")
-    vars(old)[layer.__name__] = type(layer.__name__, (nn.Module,), {"__module__": "mish_cuda"})
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "mish_cuda", old)
-        instance = vars(old)[layer.__name__]()
-        del instance.__dict__["_is_full_backward_hook"]  # torch itself was older, too
-        data = pickle.dumps(nn.Sequential(instance))
-    assert b"inplace" not in data
-    (loaded,) = pickle.loads(data)
-    assert type(loaded) is layer
-    x = torch.randn(7, requires_grad=True)
-    result = loaded(x)
-    assert reference.same_bits(result, mish_cuda.mish(x))
-    result.sum().backward()
-    assert repr(loaded) == f"{layer.__name__}()"
-    for other in (copy.deepcopy(loaded), torch.jit.script(loaded)):
-        assert reference.same_bits(other(x), result)
-
-
 @pytest.mark.parametrize(
     "module", ["mish_cuda", pytest.param("mish_cuda._C", marks=needs_extension)]
 )
@@ -106,31 +86,44 @@ def test_old_forward_and_backward(module: str, device: str) -> None:
 TORCHS = [nn.Sequential, nn.Linear]
 
 
-def checkpoint(name: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> io.BytesIO:
-    """A file of a whole model whose activation is `name`.MishCuda, with no attribute of its own."""
-    layer = type("MishCuda", (nn.Module,), {"__module__": name})
+def checkpoint(
+    name: str, monkeypatch: pytest.MonkeyPatch, layer: str = "MishCuda", **options: Any
+) -> io.BytesIO:
+    """A file of a whole model whose activation is of that module, with no attribute of its own."""
+    written = type(layer, (nn.Module,), {"__module__": name})()
+    del vars(written)["_is_full_backward_hook"]  # torch itself was older, too
     file = io.BytesIO()
     with monkeypatch.context() as patch:
         parts = name.split(".")
         for length in range(1, len(parts) + 1):
             prefix = ".".join(parts[:length])
             patch.setitem(sys.modules, prefix, ModuleType(prefix))
-        vars(sys.modules[name])["MishCuda"] = layer
-        torch.save(nn.Sequential(nn.Linear(3, 4), layer()), file, **options)
-    assert b"MishCuda" in file.getvalue()
+        vars(sys.modules[name])[layer] = type(written)
+        torch.save(nn.Sequential(nn.Linear(3, 4), written), file, **options)
+    assert layer.encode() in file.getvalue()
     assert b"inplace" not in file.getvalue()
     file.seek(0)
     return file
 
 
-def check_model(model: Any) -> None:
+def check_model(model: Any, layer: Layer = mish_cuda.MishCuda) -> None:
     """A model as `checkpoint` wrote it, with the library's own layer in it, that works."""
-    linear, layer = model
-    assert type(layer) is mish_cuda.MishCuda
+    linear, activation = model
+    assert type(activation) is layer
+    assert repr(activation) == f"{layer.__name__}()"
     x = torch.randn(5, 3, requires_grad=True)
     result = model(x)
     assert reference.same_bits(result, mish_cuda.mish(linear(x)))
     result.sum().backward()
+    assert reference.same_bits(torch.jit.script(model)(x), result)
+
+
+@LAYERS
+def test_models_of_the_old_package_load(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = checkpoint("mish_cuda", monkeypatch, layer.__name__)
+    model = torch.load(file, weights_only=False)
+    for other in (model, copy.deepcopy(model)):
+        check_model(other, layer)
 
 
 def state() -> tuple[set[str], set[str]]:
@@ -139,7 +132,6 @@ def state() -> tuple[set[str], set[str]]:
     return set(sys.modules), {entry[1] for entry in safe if type(entry) is tuple}
 
 
-@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
 @pytest.mark.parametrize("name", [*NAMES, "utils.vendored.mish"])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_model_loads(name: str, zipped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
