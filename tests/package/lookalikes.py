@@ -187,17 +187,11 @@ LOOK_ALIKES: dict[Any, str | None] = {
     layer("StraightThroughMish", lambda self, x: x + (textbook(x) - x).detach()): (
         "has the slope 1 at -2.5, where Mish has -0.1.*in from_"
     ),
-    layer("SumMish", lambda self, x: textbook(x).sum()): (
-        r"from the shape \(81,\) it makes \(\).*put mish_cuda.Mish\(\) there by hand"
-    ),
-    layer("Float32Mish", lambda self, x: textbook(x.float())): (
-        "from torch.float64 it makes torch.float32.*in from_"
-    ),
+    layer("SumMish", lambda self, x: textbook(x).sum()): r"\(81,\) it makes \(\).*by hand",
+    layer("Float32Mish", lambda self, x: textbook(x.float())): "it makes torch.float32.*in from_",
     layer("DetachedMish", lambda self, x: textbook(x.detach())): "no gradient.*in from_",
     layer("ListMish", lambda self, x: [textbook(x)]): "from torch.float64 it makes list.*by hand",
-    layer("NanMish", lambda self, x: torch.where(x > 19, torch.nan, textbook(x))): (
-        "has the value nan at 19.5.*in from_"
-    ),
+    layer("NanMish", lambda self, x: torch.where(x > 19, torch.nan, textbook(x))): "nan at 19.5",
     layer("ScaledMish", lambda self, x, scale=1: scale * textbook(x)): "takes scale, .*in from_",
     layer("OnlyOnGpuMish", on_gpus): r"fails when tried out \(RuntimeError: runs on\).*by hand",
     (lambda x: 2 * F.mish(x)): "has the value 40 at 20.*put mish_cuda.mish there",

@@ -6,6 +6,7 @@ import copy
 import functools
 import io
 import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -111,6 +112,7 @@ def test_models(name: str, public: str) -> None:
     original, classes = held(model), kinds(model)
     report = convert(model)
     assert sorted(report.changed) == sorted(names)
+    assert len(re.findall(r": \S.* -> \S*mish_cuda\.\w+$", str(report), re.MULTILINE)) == len(names)
     assert (report.left_alone, report.retrain, report.hint) == ({}, [], "")
     assert all(is_ours(held(model)[name]) for name in names)
     again = convert(model)
