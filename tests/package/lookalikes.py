@@ -182,6 +182,7 @@ LOOK_ALIKES: dict[Any, str | None] = {
     layer("DropoutMish", lambda self, x: F.dropout(textbook(x), training=self.training)): (
         "has the value.*in from_"
     ),
+    layer("TrainedMish", lambda self, x: textbook(x) * (1 if self.training else 2)): "the value",
     CalledMish: "has a __call__ of its own.*name lookalikes.CalledMish in from_",
     TrainableMish: "has parameters or buffers.*by hand",
     layer("StraightThroughMish", lambda self, x: x + (textbook(x) - x).detach()): (
