@@ -105,14 +105,12 @@ class Log(TorchDispatchMode):
 
 @pytest.fixture(params=[COMPILED, pytest.param(EAGER, id="eager")])
 def impl(request: pytest.FixtureRequest) -> Implementation:
-    result: Implementation = request.param
-    return result
+    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.fixture(params=[COMPILED])
 def compiled(request: pytest.FixtureRequest) -> Implementation:
-    result: Implementation = request.param
-    return result
+    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_gpu)])
@@ -130,8 +128,7 @@ def kernels(compiled: Implementation, device: str) -> Implementation:
 
 @pytest.fixture(params=DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    result: torch.dtype = request.param
-    return result
+    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.fixture

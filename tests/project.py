@@ -1,9 +1,14 @@
-"""Copies of the project's files, for tests that build them elsewhere."""
+"""The project's files and documents, and Python started on them in another process."""
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 BUILT = (
@@ -17,3 +22,26 @@ def copy_sources(target: Path) -> Path:
     """Copies the project without anything that was built or measured in it."""
     shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(*BUILT))
     return target
+
+
+def run_python(
+    *program: str | Path, cwd: Path, env: dict[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Python on a program in a folder, of whose packages it imports the first of each name.
+
+    Variables of this library do not count; `env` adds some, the others are those of this process.
+    """
+    own = {k: v for k, v in os.environ.items() if not k.startswith("MISH_CUDA")}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    options["env"] = {**own, "PYTHONPATH": str(cwd), **(env or {})}
+    return subprocess.run([sys.executable, *program], cwd=cwd, check=False, **options)
+
+
+def is_quoted(message: str) -> bool:
+    """Whether docs/troubleshooting.md quotes it, in broken lines and with ... for what varies."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    for quote in re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        parts = [re.escape(part) for part in " ".join(quote.split()).split("...")]
+        if re.fullmatch(".*".join(parts), " ".join(message.split())):
+            return True
+    return False

@@ -10,10 +10,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 MINUS_INFINITY = torch.tensor([-torch.inf])  # where F.mish gives NaN, and ours -0
 
@@ -70,13 +69,12 @@ class Mish(nn.Module):
         return textbook(x)
 
 
-class MadeOfLayersMish(nn.Module):
+class MadeOfLayersMish(nn.Sequential):
     def __init__(self) -> None:
-        super().__init__()
-        self.tanh, self.softplus = nn.Tanh(), nn.Softplus()
+        super().__init__(nn.Softplus(), nn.Tanh())
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.tanh(self.softplus(x))  # type: ignore[no-any-return]
+        return x * super().forward(x)  # type: ignore[no-any-return]
 
 
 class FunctionalMish(nn.Module):
@@ -103,16 +101,53 @@ RECOGNISED = [
     layer("ExponentialMish", lambda self, x: x * (1 - 2 / ((1 + x.exp()) ** 2 + 1))),
 ]
 
+
+def mish(x: Tensor) -> Tensor:
+    """As many models have one."""
+    return x * torch.tanh(F.softplus(x))
+
+
+def mish_(x: Tensor, inplace: bool = True) -> Tensor:
+    return F.mish(x, inplace=inplace)
+
+
+class CallableMish:
+    def __call__(self, x: Tensor) -> Tensor:
+        return textbook(x)
+
+
+class MishFunction(Derived):
+    pass
+
+
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "F.mish": F.mish,
+    "own": mish,
+    "timm": timm_mish,
+    "in place": mish_,
+    "partial": functools.partial(F.mish, inplace=True),
+    "lambda of the formula": lambda x: x * torch.tanh(F.softplus(x)),
+    "lambda of F.mish": lambda x: F.mish(x),
+    "op": torch.ops.aten.mish,
+    "overload": torch.ops.aten.mish.default,
+    "binding": torch._C._nn.mish,
+    "binding in place": torch._C._nn.mish_,
+    "autograd function": MishFunction.apply,
+    "callable": CallableMish(),
+    "method of a layer": nn.Mish().forward,
+}
+UNPICKLABLE = {"lambda of the formula", "lambda of F.mish", "op", "overload"}
+
 # Right without gradients and an error with them; and whether the input is overwritten.
-INFERENCE_ONLY = {
+INFERENCE_ONLY: dict[Any, bool] = {
     layer("MultipliedMish", lambda self, x: x.mul_(F.softplus(x).tanh())): True,
     layer("WrittenMish", lambda self, x: torch.mul(x, F.softplus(x).tanh(), out=x)): True,
     layer("OverwritesItsOwnMish", lambda self, x: torch.tanh_(F.softplus(x)).mul_(x)): False,
+    (lambda x: x.mul_(F.softplus(x).tanh())): True,
 }
 
 HardMish = layer("HardMish", lambda self, x: x * (x + 2).clamp(0, 2) / 2)
 FlippedMish = layer("FlippedMish", lambda self, x: textbook(x).flip(0))
-DropoutMish = layer("DropoutMish", lambda self, x: F.dropout(textbook(x), training=self.training))
 
 
 def on_gpus(self: nn.Module, x: Tensor) -> Tensor:
@@ -121,13 +156,9 @@ def on_gpus(self: nn.Module, x: Tensor) -> Tensor:
     return textbook(x)
 
 
-class TrainableMish(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.beta = nn.Parameter(torch.ones(()))
-
+class TrainableMish(nn.PReLU):
     def forward(self, x: Tensor) -> Tensor:
-        return textbook(self.beta * x)
+        return textbook(self.weight * x)
 
 
 class CalledMish(nn.Mish):
@@ -135,29 +166,40 @@ class CalledMish(nn.Mish):
         return 2 * super().__call__(x)  # type: ignore[no-any-return]
 
 
-# With what is told of each: why it is left alone, and what to do.
-LOOK_ALIKES = {
+def scaled_mish(x: Tensor, scale: float = 1) -> Tensor:
+    return scale * textbook(x)
+
+
+def make_mish() -> nn.Module:
+    return nn.Mish()
+
+
+# Layers and functions with what is told of each: why it is left alone, and what to do. None: there
+# is nothing to tell.
+LOOK_ALIKES: dict[Any, str | None] = {
     HardMish: "has the slope.*name lookalikes.HardMish in from_",
     FlippedMish: "has the value.*by hand",
-    DropoutMish: "has the value.*in from_",
+    layer("DropoutMish", lambda self, x: F.dropout(textbook(x), training=self.training)): (
+        "has the value.*in from_"
+    ),
+    layer("TrainedMish", lambda self, x: textbook(x) * (1 if self.training else 2)): "the value",
     CalledMish: "has a __call__ of its own.*name lookalikes.CalledMish in from_",
     TrainableMish: "has parameters or buffers.*by hand",
     layer("StraightThroughMish", lambda self, x: x + (textbook(x) - x).detach()): (
         "has the slope 1 at -2.5, where Mish has -0.1.*in from_"
     ),
-    layer("SumMish", lambda self, x: textbook(x).sum()): (
-        r"from the shape \(81,\) it makes \(\).*put mish_cuda.Mish\(\) there by hand"
-    ),
-    layer("Float32Mish", lambda self, x: textbook(x.float())): (
-        "from torch.float64 it makes torch.float32.*in from_"
-    ),
+    layer("SumMish", lambda self, x: textbook(x).sum()): r"\(81,\) it makes \(\).*by hand",
+    layer("Float32Mish", lambda self, x: textbook(x.float())): "it makes torch.float32.*in from_",
     layer("DetachedMish", lambda self, x: textbook(x.detach())): "no gradient.*in from_",
     layer("ListMish", lambda self, x: [textbook(x)]): "from torch.float64 it makes list.*by hand",
-    layer("NanMish", lambda self, x: torch.where(x > 19, torch.nan, textbook(x))): (
-        "has the value nan at 19.5.*in from_"
-    ),
+    layer("NanMish", lambda self, x: torch.where(x > 19, torch.nan, textbook(x))): "nan at 19.5",
     layer("ScaledMish", lambda self, x, scale=1: scale * textbook(x)): "takes scale, .*in from_",
     layer("OnlyOnGpuMish", on_gpus): r"fails when tried out \(RuntimeError: runs on\).*by hand",
+    (lambda x: 2 * F.mish(x)): "has the value 40 at 20.*put mish_cuda.mish there",
+    scaled_mish: "takes scale, which mish_cuda.mish does not.*by hand",
+    make_mish: "fails when tried out.*by hand",
+    torch.compile(F.mish, backend="eager"): "compile mish_cuda.mish instead",
+    **dict.fromkeys([F.relu, functools.partial(nn.Mish), torch.tanh, abs]),
 }
 
 
@@ -189,24 +231,21 @@ class Branches(nn.Module):
 NAMES = ["act", "again", "stem.1", "listed.1", "named.act"]
 
 
-class Wrapper(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.act = nn.Mish()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(x)  # type: ignore[no-any-return]
+def wrapped() -> nn.Module:
+    model: Any = layer("Wrapper", lambda self, x: self.act(x))()
+    model.act = nn.Mish()
+    return model  # type: ignore[no-any-return]
 
 
 class Functional(nn.Module):
+    """A model that holds a function."""
+
     def __init__(self, function: Any = F.mish) -> None:
         super().__init__()
-        self.linear = nn.Linear(4, 4)
         self.function = function
-        self.other = F.relu
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.other(self.function(self.linear(x)))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
 
 
 class InCode(nn.Module):
@@ -216,14 +255,38 @@ class InCode(nn.Module):
         return F.mish(x)
 
 
+class Calls(nn.Module):
+    """Layers, and each way to call Mish."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.Mish()
+        self.body = nn.Sequential(nn.Linear(4, 4), nn.Mish(True))
+        self.function = F.mish
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.mish(self.act(x))
+        x = F.mish(x + 1, inplace=True)
+        x = torch._C._nn.mish(self.function(x))
+        x = torch._C._nn.mish_(x - 1)
+        return torch.ops.aten.mish(self.body(x))  # type: ignore[no-any-return]
+
+
+def traced(model: nn.Module) -> Any:
+    """Its graph. Types that are strings, as they are in these files, cannot be pickled."""
+    type(model).forward.__annotations__.clear()
+    return fx.symbolic_trace(model)
+
+
 def results(model: nn.Module, shape: tuple[int, ...] = (5, 4)) -> list[Tensor]:
-    """Output and gradients of a model, computed in float64."""
+    """Output, input afterwards and gradients of a model, computed in float64."""
     model = copy.deepcopy(model).double()
     x = torch.linspace(-3, 3, torch.Size(shape).numel(), dtype=torch.float64).reshape(shape)
     x.requires_grad_()
-    y = model(x * 1)
+    given = x * 1
+    y = model(given)
     inputs = [x, *(p for p in model.parameters() if p.requires_grad)]
-    return [y, *torch.autograd.grad(y.square().sum(), inputs)]
+    return [y, given, *torch.autograd.grad(y.square().sum(), inputs)]
 
 
 def assert_same_function(results_before: list[Tensor], model: nn.Module) -> None:
@@ -231,8 +294,9 @@ def assert_same_function(results_before: list[Tensor], model: nn.Module) -> None
     torch.testing.assert_close(results(model, shape), results_before, rtol=1e-12, atol=1e-12)
 
 
-def kinds(model: nn.Module) -> Counter[type[nn.Module]]:
-    return Counter(map(type, model.modules()))
+def kinds(model: nn.Module) -> Counter[str]:
+    """How many modules it has of each class."""
+    return Counter(f"{type(m).__module__}.{type(m).__qualname__}" for m in model.modules())
 
 
 def torch_save(model: nn.Module) -> nn.Module:
@@ -242,8 +306,6 @@ def torch_save(model: nn.Module) -> nn.Module:
     return torch.load(file, weights_only=False)  # type: ignore[no-any-return]
 
 
-COPIES = pytest.mark.parametrize(
-    "copied",
-    [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), torch_save],
-    ids=["deepcopy", "pickle", "torch.save"],
-)
+COPIES: list[Callable[[Any], Any]] = [
+    *(copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), torch_save),
+]

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from lookalikes import (
     LOOK_ALIKES,
-    NAMES,
     Activation,
     Branches,
     FlippedMish,
@@ -24,7 +23,7 @@ from lookalikes import (
     MadeOfLayersMish,
     MiSh,
     Mish,
-    Wrapper,
+    wrapped,
 )
 from torch import nn
 
@@ -37,8 +36,9 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated
 
 
 def test_names_flags_and_attributes_stay() -> None:
+    """And what happened after the conversion stays when it is reverted."""
     model: Any = Branches(lambda: nn.Mish(True))
-    original = copy.deepcopy(model)
+    first, original = model.act, copy.deepcopy(model)
     model.act.eval()
     model.act.f = -1  # as YOLO's parsers note where a layer's input comes from
     model.head.requires_grad_(False)
@@ -50,6 +50,12 @@ def test_names_flags_and_attributes_stay() -> None:
     assert (model.act.training, model.named.act.training) == (False, True)
     assert model.act.f == -1
     assert not model.head.weight.requires_grad
+    model.named.act.eval()
+    model.act.f = 3
+    model.new = mish_cuda.Mish()
+    assert "new" not in revert(model).changed
+    assert model.act is first
+    assert (model.act.f, model.named.act.training) == (3, False)
 
 
 def test_inplace_is_what_a_layer_does() -> None:
@@ -111,7 +117,7 @@ def test_modules_in_plain_lists_are_told() -> None:
     class Keras(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layers = [nn.ReLU(), Wrapper(), Functional()]
+            self.layers = [nn.ReLU(), wrapped(), Functional()]
             self.activations: Any = {"act": nn.Mish()}
             self.again: Any = (self.layers, self.layers[1], nn.Mish())
 
@@ -130,11 +136,12 @@ def test_modules_in_plain_lists_are_told() -> None:
     assert (convert(model).left_alone, convert(model).hint) == ({}, "")
 
 
-def test_blocks_named_after_mish_are_looked_into() -> None:
-    class ConvMish(nn.Sequential):
-        pass
+class ConvMish(nn.Sequential):
+    pass
 
-    model: nn.Module = Wrapper()
+
+def test_blocks_named_after_mish_are_looked_into() -> None:
+    model: nn.Module = wrapped()
     for _ in range(60):
         model = ConvMish(model)
     report = convert(nn.Sequential(ConvMish(nn.Linear(2, 2), nn.Mish()), model))
@@ -145,89 +152,54 @@ def test_blocks_named_after_mish_are_looked_into() -> None:
 # --- Which are replaced ---
 
 
-@pytest.mark.parametrize(
-    ("where", "expected"),
-    [
-        ("*", NAMES),
-        ("*act", ["act", "named.act"]),
-        ("stem.*", ["stem.1"]),
-        ("[!s]*.1", ["listed.1"]),
-        (lambda name, _: name.startswith("a"), ["act", "again"]),
-        (lambda _, activation: activation.inplace, []),
-    ],
-)
-def test_filter(where: Any, expected: list[str]) -> None:
-    model = Branches()
-    assert list(convert(model, where=where).changed) == expected
-    assert convert(model, where=where) == mish_cuda.Conversion()
-    layers = dict(model.named_modules(remove_duplicate=False))
-    assert {name for name, m in layers.items() if type(m) is mish_cuda.Mish} == {*expected}
-
-
-@pytest.mark.parametrize("where", ["stem", "Act", "*.2"])
-def test_a_pattern_that_matches_nothing(where: str) -> None:
-    with pytest.raises(ValueError, match=r"got .*Their names: act, again, stem\.1, listed"):
-        convert(Branches(), where=where)
-    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-    assert convert(model) == mish_cuda.Conversion()
-    with pytest.raises(ValueError, match="there is none"):
-        convert(model, where=where)
-
-
 class DerivedReLU(nn.ReLU):
     pass
 
 
+def activations() -> nn.Module:
+    inside = nn.ModuleDict({"act": nn.Mish(True), "silu": nn.SiLU()})
+    others = {"named": inside, "derived": DerivedReLU(), "other": nn.ReLU6()}
+    return nn.ModuleDict({"stem": nn.Sequential(nn.ReLU(True), nn.Mish()), "act": Mish(), **others})
+
+
+EVERY = (nn.Mish, nn.ReLU, nn.SiLU, DerivedReLU)
+
+
 @pytest.mark.parametrize(
-    ("from_", "changed"),
+    ("selected", "changed"),
     [
-        (nn.Mish, ["2", "3"]),
-        (nn.SiLU, ["1"]),
-        (nn.ReLU, ["0"]),
-        (DerivedReLU, ["4"]),
-        ((nn.Mish, nn.ReLU, DerivedReLU), ["0", "2", "3", "4"]),
+        ({}, ["act", "stem.1", "named.act"]),
+        ({"where": "*act"}, ["act", "named.act"]),
+        ({"where": "stem.*"}, ["stem.1"]),
+        ({"where": "[!s]*.act"}, ["named.act"]),
+        ({"where": lambda name, _: name.startswith("a")}, ["act"]),
+        ({"where": lambda _, layer: getattr(layer, "inplace", False)}, ["named.act"]),
+        ({"from_": nn.SiLU}, ["named.silu"]),
+        ({"from_": nn.ReLU}, ["stem.0"]),
+        ({"from_": DerivedReLU}, ["derived"]),
+        ({"from_": EVERY}, ["act", "derived", "stem.0", "stem.1", "named.act", "named.silu"]),
+        ({"from_": EVERY, "where": "*[01u]"}, ["stem.0", "stem.1", "named.silu"]),
     ],
 )
-def test_classes_have_to_be_named(from_: Any, changed: list[str]) -> None:
-    model = nn.Sequential(nn.ReLU(True), nn.SiLU(), nn.Mish(), Mish(), DerivedReLU(), nn.ReLU6())
-    before = list(model)
-    report = convert(model, from_)
+def test_selected_by_class_and_name(selected: dict[str, Any], changed: list[str]) -> None:
+    """Mish alone is known in every class, others have to be named; the model must be retrained."""
+    model = activations()
+    before = dict(model.named_modules())
+    report = convert(model, **selected)
     assert list(report.changed) == changed
-    assert report.retrain == [name for name in changed if name not in "23"]
-    if from_ is nn.ReLU:
-        assert "name test_conversion.DerivedReLU in from_" in report.left_alone.pop("4")
+    assert report.retrain == [
+        name for name in changed if name not in ("act", "stem.1", "named.act")
+    ]
+    if selected.get("from_") is nn.ReLU:
+        assert "name test_conversion.DerivedReLU in from_" in report.left_alone.pop("derived")
     assert report.left_alone == {}
+    assert convert(model, **selected).changed == {}
+    ours = {name for name, layer in model.named_modules() if type(layer) is mish_cuda.Mish}
+    assert ours == {*changed}
     assert revert(model).retrain == report.retrain
-    assert list(model) == before
+    assert dict(model.named_modules()) == before
 
 
-# Modules without parameters that are no activations, and what is told of them.
-NOT_ELEMENTWISE: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "pooling": (lambda: nn.MaxPool2d(2), r"makes the shape \(2, 4, 2, 2\) of \(2, 4, 4, 4\)"),
-    "pooling that keeps the shape": (lambda: nn.MaxPool2d(3, 1, 1), "from several elements"),
-    "pooling of other dimensions": (lambda: nn.MaxPool1d(2), "fails when tried out.*max_pool1d"),
-    "softmax": (lambda: nn.Softmax(dim=-1), "from several elements"),
-    "permutation": (lambda: nn.ChannelShuffle(2), "from several elements"),
-    "mirror": (FlippedMish, "from several elements"),
-    "loss": (nn.MSELoss, "fails when tried out.*target"),
-}
-
-
-@pytest.mark.parametrize(("make", "message"), NOT_ELEMENTWISE.values(), ids=NOT_ELEMENTWISE)
-def test_what_is_no_activation_is_refused(make: Callable[[], nn.Module], message: str) -> None:
-    """Also when its class is named; the model is then as it was, and so are random numbers."""
-    module = make()
-    model = nn.Sequential(nn.Linear(2, 2), nn.Mish(), nn.Sequential(module))
-    layers = list(model.modules())
-    state = torch.get_rng_state()
-    with pytest.raises(ValueError, match=f"'2.0' .*{message}.*Leave it out with `where`"):
-        convert(model, (nn.Mish, type(module)), where=lambda name, _: name in ("1", "2.0"))
-    assert list(model.modules()) == layers
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(layer.training for layer in layers)
-
-
-@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     "make",
     [
@@ -236,32 +208,38 @@ def test_what_is_no_activation_is_refused(make: Callable[[], nn.Module], message
         *(lambda: nn.ReLU(True), lambda: nn.RReLU(inplace=True)),
     ],
 )
-def test_what_is_elementwise_is_replaced(make: Callable[[], nn.Module], training: bool) -> None:
-    model = nn.Sequential(make()).train(training)
-    assert convert(model, type(model[0])).retrain == ["0"]
-    assert type(model[0]) is mish_cuda.Mish
+def test_what_is_elementwise_is_replaced(make: Callable[[], nn.Module]) -> None:
+    for training in (True, False):
+        model = nn.Sequential(make()).train(training)
+        assert convert(model, type(model[0])).retrain == ["0"]
+        assert type(model[0]) is mish_cuda.Mish
 
 
-# --- Classes that look like Mish ---
+# --- What looks like Mish ---
 
 
-@pytest.mark.parametrize(("make", "reason"), LOOK_ALIKES.items())
+@pytest.mark.parametrize(("item", "reason"), LOOK_ALIKES.items())
 @pytest.mark.parametrize("training", [True, False])
 def test_what_is_not_mish_is_left_alone(
-    make: type[nn.Module], reason: str, training: bool, public: str
+    item: Any, reason: str | None, training: bool, public: str
 ) -> None:
     """It is tried out without its hooks, and random numbers stay as they were."""
-    model = nn.Sequential(nn.Mish(), make()).train(training)
-    model[1].register_forward_pre_hook(lambda *_: pytest.fail("a hook ran"))
-    state = torch.get_rng_state()
+    other = item() if isinstance(item, type) else Functional(item)
+    model = nn.Sequential(nn.Mish(), other).train(training)
+    other.register_forward_pre_hook(lambda *_: pytest.fail("a hook ran"))
+    before, state = dict(vars(other)), torch.get_rng_state()
     report = convert(model)
     assert torch.equal(torch.get_rng_state(), state)
     assert list(report.changed) == ["0"]
-    assert list(report.left_alone) == ["1"]
-    assert re.search(reason, report.left_alone["1"])
-    assert str(report).count("\n") == 3 + bool(report.hint)  # a line for each
-    assert type(model[1]) is make
-    assert model[1].training is training
+    if reason:
+        ((name, told),) = report.left_alone.items()
+        assert name == ("1" if isinstance(item, type) else "1.function")
+        assert re.search(reason, told)
+        assert str(report).count("\n") == 3 + bool(report.hint)  # a line for each
+    else:
+        assert report.left_alone == {}
+    assert model[1] is other
+    assert vars(other) == before
 
 
 def test_what_is_not_mish_can_be_forced() -> None:
@@ -285,36 +263,44 @@ def test_trying_out_within(context: Callable[[], Any]) -> None:
 # --- What cannot be replaced ---
 
 
-def compiled_in_place() -> nn.Module:
+def altered(alter: Callable[[nn.Module], Any]) -> nn.Module:
     layer = nn.Mish()
-    layer.compile(backend="eager")
+    alter(layer)
     return layer
 
 
-def with_a_forward_of_its_own() -> nn.Module:
-    layer: Any = nn.Mish()
-    layer.forward = F.mish
-    return layer  # type: ignore[no-any-return]
-
-
-OBSTACLES: dict[str, tuple[Callable[[], Any], str]] = {
-    "parameters": (nn.PReLU, "'1' .*PReLU.* has parameters or buffers"),
+NAMED = (nn.Mish, nn.PReLU, nn.BatchNorm2d, nn.MaxPool2d, nn.MaxPool1d, nn.Softmax)
+NAMED += (nn.ChannelShuffle, FlippedMish, nn.MSELoss)
+# What is of such a class and yet no activation that can be replaced, and what is told of it.
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "pooling": (lambda: nn.MaxPool2d(2), r"makes the shape \(2, 4, 2, 2\) of \(2, 4, 4, 4\)"),
+    "pooling that keeps the shape": (lambda: nn.MaxPool2d(3, 1, 1), "from several elements"),
+    "pooling of other dimensions": (lambda: nn.MaxPool1d(2), "fails when tried out.*max_pool1d"),
+    "softmax": (lambda: nn.Softmax(dim=-1), "from several elements"),
+    "permutation": (lambda: nn.ChannelShuffle(2), "from several elements"),
+    "mirror": (FlippedMish, "from several elements"),
+    "loss": (nn.MSELoss, "fails when tried out.*target"),
+    "parameters": (nn.PReLU, "PReLU.* has parameters or buffers"),
     "buffers": (lambda: nn.BatchNorm2d(4, affine=False), "has parameters or buffers"),
-    "forward": (with_a_forward_of_its_own, "has a forward of its own"),
-    "compiled": (lambda: torch.compile(nn.Mish(), backend="eager"), "'1._orig_mod' .*compiled by"),
-    "compiled in place": (compiled_in_place, "is compiled by itself"),
+    "forward": (lambda: altered(lambda m: vars(m).update(forward=F.mish)), "a forward of its own"),
+    "compiled": (lambda: torch.compile(nn.Mish(), backend="eager"), "is compiled by itself"),
+    "compiled in place": (lambda: altered(lambda m: m.compile(backend="eager")), "is compiled by"),
 }
 
 
-@pytest.mark.parametrize(("make", "message"), OBSTACLES.values(), ids=OBSTACLES)
-def test_what_cannot_be_replaced(make: Callable[[], Any], message: str) -> None:
-    """An error that leaves the model as it was, and a way around it."""
+@pytest.mark.parametrize(("make", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_replaced_is_refused(make: Callable[[], Any], message: str) -> None:
+    """Model and random numbers are then as they were; and there is a way around it."""
     model = nn.Sequential(nn.Mish(), make(), nn.Mish())
-    layers, classes = list(model.modules()), (nn.Mish, nn.PReLU, nn.BatchNorm2d)
-    with pytest.raises(ValueError, match=f"{message}.*Or leave it out with `where`"):
-        convert(model, classes)
+    layers, state = list(model.modules()), torch.get_rng_state()
+    with pytest.raises(
+        ValueError, match=rf"'1(\._orig_mod)?' .*{message}.*eave it out with `where`"
+    ):
+        convert(model, NAMED)
     assert list(model.modules()) == layers
-    convert(model, classes, where=lambda name, _: not name.startswith("1"))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(layer.training for layer in layers)
+    convert(model, NAMED, where=lambda name, _: not name.startswith("1"))
     assert [type(layer) is mish_cuda.Mish for layer in model] == [True, False, True]
 
 
@@ -332,6 +318,8 @@ def test_torchscript(script: Callable[[nn.Module], nn.Module]) -> None:
     assert all("is TorchScript" in reason for reason in report.left_alone.values())
 
 
+OTHERS = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+NOWHERE = r"expected `where` to match .*Their names: act, again, stem\.1, listed"
 MODULE, CLASS = r"expected a torch\.nn\.Module, got", "expected `from_` to be a subclass"
 ITSELF = r"one activation, .*Use (mish_cuda|torch\.nn)\.Mish\(\)"
 WRONG: list[tuple[Callable[..., Any], type[Exception], str, dict[str, Any]]] = [
@@ -343,6 +331,9 @@ WRONG: list[tuple[Callable[..., Any], type[Exception], str, dict[str, Any]]] = [
     (convert, TypeError, CLASS, {"from_": [nn.Mish]}),
     (convert, TypeError, CLASS, {"from_": int}),
     (convert, TypeError, "expected `where` to be a pattern or a function", {"where": ["stem.*"]}),
+    (convert, ValueError, NOWHERE, {"where": "stem"}),
+    (convert, ValueError, NOWHERE, {"where": "Act"}),
+    (convert, ValueError, "Their names: there is none", {"model": OTHERS, "where": "*.2"}),
     (revert, ValueError, r"expected `to` to be None or torch\.nn\.Mish", {"to": nn.ReLU}),
     (revert, ValueError, r"expected `to` to be None or torch\.nn\.Mish", {"to": nn.Mish()}),
     (convert, ValueError, ITSELF, {"model": MiSh()}),
@@ -361,20 +352,16 @@ def test_wrong_arguments(
         function(**{"model": Branches(), **arguments})
 
 
-def test_an_activation_with_nothing_to_replace() -> None:
-    assert convert(mish_cuda.Mish()) == convert(HardMish()) == mish_cuda.Conversion()
+def test_models_with_nothing_to_replace() -> None:
+    for model in (mish_cuda.Mish(), HardMish(), OTHERS):
+        assert convert(model) == mish_cuda.Conversion()
 
 
 def test_an_error_on_the_way_changes_nothing() -> None:
-    def where(name: str, _: Any) -> bool:
-        if name == "named.act":
-            raise KeyError(name)
-        return True
-
-    model = Branches()
+    model: Any = Branches()
     layers = list(model.modules())
-    with pytest.raises(KeyError):
-        convert(model, where=where)
+    with pytest.raises(ZeroDivisionError):
+        convert(model, where=lambda name, _: name != "named.act" or 1 / 0)
     assert list(model.modules()) == layers
     convert(model)
     model.act.forward = F.mish
@@ -384,11 +371,10 @@ def test_an_error_on_the_way_changes_nothing() -> None:
     assert list(model.modules()) == layers
 
 
-def test_report() -> None:
+def test_the_report_tells_all_in_lines() -> None:
     report = convert(nn.Sequential(nn.Mish(), nn.ReLU(), HardMish()), (nn.Mish, nn.ReLU))
-    _, mish, relu, _, hard_mish, retrain, retrained = str(report).splitlines()
-    assert re.fullmatch(r" *0: torch\.nn\.\S*Mish -> mish_cuda\.Mish", mish)
-    assert re.fullmatch(r" *1: torch\.nn\.\S*ReLU -> mish_cuda\.Mish", relu)
-    assert hard_mish.strip() == f"2: {report.left_alone['2']}"
-    assert "train the model again" in retrain
-    assert retrained.strip() == "1"
+    lines = [line.strip() for line in str(report).splitlines()]
+    assert f"0: {nn.Mish.__module__}.Mish -> mish_cuda.Mish" in lines
+    assert f"2: {report.left_alone['2']}" in lines
+    assert "train the model again" in lines[-2]
+    assert lines[-1] == "1"

@@ -1,12 +1,12 @@
-"""Mish that models hold as functions, or call in their code."""
+"""Mish that models hold as functions, or call in their code; and ``override_torch``."""
 
 from __future__ import annotations
 
-import copy
 import functools
 import pickle
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,19 +14,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lookalikes import (
-    Derived,
+    MINUS_INFINITY,
     Functional,
     HardMish,
     InCode,
     MiSh,
+    MishFunction,
     is_ours,
+    mish,
+    mish_,
     textbook,
     timm_mish,
 )
 from torch import Tensor, nn
+from torch.nn.functional import mish as imported_under_another_name
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 import mish_cuda
-import reference
 from mish_cuda import convert, override_torch, revert
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated")
@@ -35,90 +40,10 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated
 # --- In attributes ---
 
 
-def mish(x: Tensor) -> Tensor:
-    """As many models have one."""
-    return x * torch.tanh(F.softplus(x))
-
-
-def mish_(x: Tensor, inplace: bool = True) -> Tensor:
-    return F.mish(x, inplace=inplace)
-
-
-class CallableMish:
-    def __call__(self, x: Tensor) -> Tensor:
-        return textbook(x)
-
-
-class MishFunction(Derived):
-    pass
-
-
-FUNCTIONS: dict[str, Callable[..., Tensor]] = {
-    "F.mish": F.mish,
-    "own": mish,
-    "timm": timm_mish,
-    "in place": mish_,
-    "in place for inference": lambda x: x.mul_(F.softplus(x).tanh()),
-    "partial": functools.partial(F.mish, inplace=True),
-    "lambda of the formula": lambda x: x * torch.tanh(F.softplus(x)),
-    "lambda of F.mish": lambda x: F.mish(x),
-    "op": torch.ops.aten.mish,
-    "overload": torch.ops.aten.mish.default,
-    "binding": torch._C._nn.mish,
-    "binding in place": torch._C._nn.mish_,
-    "autograd function": MishFunction.apply,
-    "callable": CallableMish(),
-    "method of a layer": nn.Mish().forward,
-}
-IN_PLACE = {"in place", "in place for inference", "partial", "binding in place"}
-
-
-class Alone(nn.Module):
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x)
-
-
-def outcome(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The output, and the input afterwards."""
-    x = x.clone()
-    with torch.no_grad():
-        return model(x), x
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_functions_in_attributes(name: str) -> None:
-    function = FUNCTIONS[name]
-    model = Alone(function)
-    x = torch.linspace(-5, 5, 21, dtype=torch.float64, requires_grad=True)
-    expected = outcome(model, x.detach())
-    report = convert(model)
-    assert list(report.changed) == ["function"]
-    assert report.changed["function"][0] is function
-    assert (report.left_alone, report.retrain, report.hint) == ({}, [], "")
-    assert re.search(r"function: \S.* -> mish_cuda\.converted_mish", str(report))
-    assert is_ours(model)
-    torch.testing.assert_close(outcome(model, x.detach()), expected)
-    assert torch.equal(expected[1], x) is (name not in IN_PLACE)
-    (slope,) = torch.autograd.grad(model(x * 1).sum(), x)
-    torch.testing.assert_close(slope, reference.mish(x, 1))
-    assert convert(model) == mish_cuda.Conversion()
-    other = copy.deepcopy(model)
-    revert(model)
-    assert model.function is function
-    assert list(vars(model)) == list(vars(Alone(function)))
-    assert list(revert(other, to=nn.Mish).changed) == ["function"]
-    torch.testing.assert_close(outcome(other, x.detach()), expected)
-    assert b"mish_cuda" not in pickle.dumps(other)
-
-
 @pytest.mark.parametrize("function", [timm_mish, mish_, F.mish])
 @pytest.mark.parametrize("inplace", [True, False])
 def test_inplace_of_functions_is_what_they_do_with_it(function: Any, inplace: bool) -> None:
-    model = Alone(function)
+    model = Functional(function)
     x, y = torch.ones(3), torch.ones(3)
     function(x, inplace=inplace)
     convert(model)
@@ -127,43 +52,9 @@ def test_inplace_of_functions_is_what_they_do_with_it(function: Any, inplace: bo
 
 
 def test_a_scripted_function() -> None:
-    model = Alone(torch.jit.script(mish))
+    model = Functional(torch.jit.script(mish))
     assert list(convert(model).changed) == ["function"]
     assert is_ours(model)
-
-
-def scaled_mish(x: Tensor, scale: float = 1) -> Tensor:
-    return scale * textbook(x)
-
-
-def make_mish() -> nn.Module:
-    return nn.Mish()
-
-
-# With what is told, if they look like Mish at all.
-LEFT_ALONE: dict[str, tuple[Any, str | None]] = {
-    "another": (lambda x: 2 * F.mish(x), "has the value 40 at 20.*put mish_cuda.mish there"),
-    "further arguments": (scaled_mish, "takes scale, which mish_cuda.mish does not.*by hand"),
-    "factory": (make_mish, "fails when tried out.*by hand"),
-    "compiled": (torch.compile(F.mish, backend="eager"), "compile mish_cuda.mish instead"),
-    "F.relu": (F.relu, None),
-    "class": (nn.Mish, None),
-    "partial of a class": (functools.partial(nn.Mish), None),
-    "builtin of torch": (torch.tanh, None),
-    "builtin of Python": (abs, None),
-}
-
-
-@pytest.mark.parametrize(("function", "reason"), LEFT_ALONE.values(), ids=LEFT_ALONE)
-def test_functions_left_alone(function: Any, reason: str | None) -> None:
-    model = Alone(function)
-    report = convert(model)
-    assert report.changed == {}
-    assert model.function is function
-    if reason is None:
-        assert report.left_alone == {}
-    else:
-        assert re.search(reason, report.left_alone["function"])
 
 
 def test_pickles_name_public_paths() -> None:
@@ -182,18 +73,13 @@ def test_pickles_name_public_paths() -> None:
     ids=["mish", "mish_", "partial"],
 )
 def test_functions_that_were_ours_before(function: Any) -> None:
-    model = Alone(function)
+    model = Functional(function)
     assert convert(model) == revert(model) == mish_cuda.Conversion()
     assert model.function is function
     ((_, torchs),) = revert(model, to=nn.Mish).changed.values()
     assert getattr(torchs, "func", torchs) is F.mish
     assert not is_ours(model)
     assert (model(x := torch.randn(3)) is x) is (function is not mish_cuda.mish)
-
-
-def test_a_function_of_ours_that_torch_has_not() -> None:
-    report = revert(Alone(mish_cuda.mish_forward), to=nn.Mish)
-    assert "takes out=" in report.left_alone["function"]
 
 
 def test_transformer_encoder_layer_with_a_fused_activation() -> None:
@@ -224,6 +110,48 @@ def helper(x: Tensor) -> Tensor:
     return F.mish(x)
 
 
+def calls(activation: Any) -> Callable[[Tensor], Tensor]:
+    return lambda x: activation(activation(x) * 0 + x)
+
+
+def chosen(self: Any, x: Tensor) -> Tensor:
+    """The code of modules of one class, each of which holds another value."""
+    if isinstance(self.value, str):
+        return getattr(F, self.value)(x)  # type: ignore[no-any-return]
+    if isinstance(self.value, type):
+        return self.value()(x)  # type: ignore[no-any-return]
+    if isinstance(self.value, SimpleNamespace):
+        return self.value.activation(x)  # type: ignore[no-any-return]
+    return (self.value[0] if isinstance(self.value, list) else self.value)(x)  # type: ignore[no-any-return]
+
+
+# Values without Mish and with it.
+CHOICES: dict[str, tuple[Any, Any]] = {
+    "function": (calls(F.relu), helper),
+    "closure": (calls(F.relu), calls(F.mish)),
+    "partial": (functools.partial(calls(F.relu)), functools.partial(helper)),
+    "name": ("relu", "mish"),
+    "class": (nn.ReLU, nn.Mish),
+    "settings": (SimpleNamespace(activation=F.relu), SimpleNamespace(activation=F.mish)),
+    "list": ([F.relu], [F.mish]),
+}
+
+
+@pytest.mark.parametrize(("without", "mish"), CHOICES.values(), ids=CHOICES)
+def test_what_a_module_chooses_is_told(without: Any, mish: Any) -> None:
+    model = model_of(chosen, {"value": without})
+    other = type(model)()
+    other.value = mish
+    assert "found no Mish" in convert(model).hint
+    for modules in ([model, other], [other, model]):
+        report = convert(nn.Sequential(*modules, nn.Mish()))
+        assert list(report.changed) == ["2"]
+        assert "mish_cuda.override_torch()" in report.hint
+    assert not is_ours(other)
+    with override_torch():  # the advice is good
+        assert is_ours(other)
+
+
 class InSuper(InCode):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x)
@@ -240,111 +168,57 @@ def closure() -> nn.Module:
     return model_of(lambda self, x: activate(x))
 
 
-class HoldsAnything(nn.Module):
-    def __init__(self, value: Any) -> None:
-        super().__init__()
-        self.value = value
-
-    def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.value, str):
-            return getattr(F, self.value)(x)  # type: ignore[no-any-return]
-        if isinstance(self.value, type):
-            return self.value()(x)  # type: ignore[no-any-return]
-        if isinstance(self.value, SimpleNamespace):
-            return self.value.activation(x)  # type: ignore[no-any-return]
-        return (self.value[0] if isinstance(self.value, list) else self.value)(x)  # type: ignore[no-any-return]
-
-
-def calls(activation: Any) -> Callable[[Tensor], Tensor]:
-    return lambda x: activation(activation(x) * 0 + x)
-
-
-# Values of one attribute, of two modules of one class: without Mish and with it.
-HELD: dict[str, tuple[Any, Any]] = {
-    "function": (calls(F.relu), helper),
-    "closure": (calls(F.relu), calls(F.mish)),
-    "partial": (functools.partial(calls(F.relu)), functools.partial(helper)),
-    "name": ("relu", "mish"),
-    "class": (nn.ReLU, nn.Mish),
-    "settings": (SimpleNamespace(activation=F.relu), SimpleNamespace(activation=F.mish)),
-    "list": ([F.relu], [F.mish]),
-}
-
-
-@pytest.mark.parametrize(("without", "function"), HELD.values(), ids=HELD)
-def test_what_a_module_chooses_is_told(without: Any, function: Any) -> None:
-    assert "found no Mish" in convert(HoldsAnything(without)).hint
-    for modules in ([without, function], [function, without]):
-        report = convert(nn.Sequential(*map(HoldsAnything, modules), nn.Mish()))
-        assert list(report.changed) == ["2"]
-        assert "mish_cuda.override_torch()" in report.hint
-    assert not is_ours(HoldsAnything(function))
-    with override_torch():  # the advice is good
-        assert is_ours(HoldsAnything(function))
-
-
-ACTIVATIONS = {"relu": F.relu, "mish": F.mish}
-SETTINGS = SimpleNamespace(activation=F.mish)
-SEEN_BY_OVERRIDE = {
-    "call": InCode(),
-    "super": InSuper(),
-    "class attribute": model_of(lambda self, x: self.act(x), act=nn.Mish()),
-    "type(self)": model_of(lambda self, x: type(self).act(x), act=F.mish),
-    "self.__class__": model_of(lambda self, x: self.__class__.act(x), act=F.mish),
-    "static method": model_of(
-        torch.no_grad()(lambda self, x: self.act(x)), act=staticmethod(lambda x: F.mish(x))
-    ),
-    "property": model_of(lambda self, x: self.act(x), act=property(lambda self: F.mish)),
-    "dict": model_of(lambda self, x: self.acts["mish"](x), {"acts": {"mish": nn.Mish()}}),
-    "global dict": model_of(lambda self, x: ACTIVATIONS["mish"](x)),
-    "by name": model_of(lambda self, x: getattr(F, self.act)(x), {"act": "mish"}),
-    "imported inside": model_of(imported_inside),
-    "lambda": model_of(lambda self, x: (lambda: torch.nn.functional.mish(x))()),
-    "made when called": model_of(lambda self, x: nn.Mish()(x)),
-    "helper": model_of(lambda self, x: helper(x)),
-    "settings": model_of(lambda self, x: self.settings.activation(x), {"settings": SETTINGS}),
-    "closure": closure(),
-    "default": model_of(lambda self, x, activation=F.mish: activation(x)),
-    "keyword": model_of(lambda self, x, *, activation=F.mish: activation(x)),
-}
-
-
-@pytest.mark.parametrize("model", SEEN_BY_OVERRIDE.values(), ids=SEEN_BY_OVERRIDE)
-@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside a layer"])
-def test_calls_of_torchs_mish_are_told(model: nn.Module, beside: bool) -> None:
-    report = convert(nn.Sequential(model, nn.Mish()) if beside else model)
-    assert list(report.changed) == ["1"] * beside
-    assert report.hint.count("\n") == 0
-    assert re.match(r"torch\.nn\.\S+ is used in the code of (test_|lookalikes)\S+,", report.hint)
-    assert "run the model inside mish_cuda.override_torch()" in report.hint
-    assert str(report).endswith(report.hint)
-    assert not is_ours(model)
-    with override_torch():  # the advice is good
-        assert is_ours(model)
-
-
 def own_mish(self: nn.Module, x: Tensor) -> Tensor:
     return textbook(x)
 
 
+ACTIVATIONS = {"relu": F.relu, "mish": F.mish}
+SETTINGS = SimpleNamespace(activation=F.mish)
 OWN_LAYER = MiSh()
-NOT_SEEN = {
-    "op": model_of(lambda self, x: torch.ops.aten.mish.default(x)),
-    "own function": model_of(lambda self, x: mish(x)),
-    "own method": model_of(lambda self, x: self.mish(x), mish=own_mish),
-    "autograd function": model_of(lambda self, x: MishFunction.apply(x)),
-    "global layer": model_of(lambda self, x: OWN_LAYER(x)),
+# Models with Mish in their code, and whether override_torch redirects it.
+IN_CODE: dict[str, tuple[nn.Module, bool]] = {
+    "call": (InCode(), True),
+    "super": (InSuper(), True),
+    "class attribute": (model_of(lambda self, x: self.act(x), act=nn.Mish()), True),
+    "type(self)": (model_of(lambda self, x: type(self).act(x), act=F.mish), True),
+    "self.__class__": (model_of(lambda self, x: self.__class__.act(x), act=F.mish), True),
+    "static method": (
+        model_of(torch.no_grad()(lambda self, x: self.act(x)), act=staticmethod(calls(F.mish))),
+        True,
+    ),
+    "property": (model_of(lambda self, x: self.act(x), act=property(lambda self: F.mish)), True),
+    "dict": (model_of(lambda self, x: self.acts["m"](x), {"acts": {"m": nn.Mish()}}), True),
+    "global dict": (model_of(lambda self, x: ACTIVATIONS["mish"](x)), True),
+    "by name": (model_of(lambda self, x: getattr(F, self.act)(x), {"act": "mish"}), True),
+    "imported inside": (model_of(imported_inside), True),
+    "lambda": (model_of(lambda self, x: (lambda: torch.nn.functional.mish(x))()), True),
+    "made when called": (model_of(lambda self, x: nn.Mish()(x)), True),
+    "helper": (model_of(lambda self, x: helper(x)), True),
+    "settings": (model_of(lambda self, x: self.set.activation(x), {"set": SETTINGS}), True),
+    "closure": (closure(), True),
+    "default": (model_of(lambda self, x, activation=F.mish: activation(x)), True),
+    "keyword": (model_of(lambda self, x, *, activation=F.mish: activation(x)), True),
+    "op": (model_of(lambda self, x: torch.ops.aten.mish.default(x)), False),
+    "own function": (model_of(lambda self, x: mish(x)), False),
+    "own method": (model_of(lambda self, x: self.mish(x), mish=own_mish), False),
+    "autograd function": (model_of(lambda self, x: MishFunction.apply(x)), False),
+    "global layer": (model_of(lambda self, x: OWN_LAYER(x)), False),
 }
 
 
-@pytest.mark.parametrize("model", NOT_SEEN.values(), ids=NOT_SEEN)
-def test_calls_that_override_torch_does_not_see_are_told(model: nn.Module) -> None:
-    report = convert(model)
-    assert f"{__name__}.<lambda>, which convert does not change" in report.hint
-    assert re.search("use mish_cuda.[mM]ish there", report.hint)
-    assert "inside mish_cuda.override_torch" not in report.hint
+@pytest.mark.parametrize(("model", "overridden"), IN_CODE.values(), ids=IN_CODE)
+def test_mish_in_code_is_told(model: nn.Module, overridden: bool) -> None:
+    """Alone and beside a layer, in one line that ends the report; and the advice is good."""
+    assert list((report := convert(nn.Sequential(model, nn.Mish()))).changed) == ["1"]
+    assert convert(model).hint == report.hint
+    assert str(report).endswith(report.hint)
+    place = r"\S+ is used in the code of (test_|lookalikes)\S+, which convert does not change: "
+    assert re.match(rf"{place}.*use mish_cuda.[mM]ish there", report.hint)
+    assert "\n" not in report.hint or not overridden  # an op and its overload are two uses
+    assert ("run the model inside mish_cuda.override_torch()" in report.hint) is overridden
+    assert not is_ours(model)
     with override_torch():
-        assert not is_ours(model)
+        assert is_ours(model) is overridden
 
 
 class Plain(nn.Module):
@@ -368,13 +242,7 @@ def test_where_there_is_no_mish_nothing_is_advised(model: nn.Module) -> None:
     assert "found no Mish" in report.hint
     assert "override_torch" not in report.hint
     assert getattr(model, "calls", 0) == 0
-
-
-def test_elsewhere_there_is_no_hint() -> None:
-    model = nn.Sequential(nn.Mish(), MiSh(), Functional())
-    for report in (convert(model), convert(model), convert(model, nn.ReLU), revert(nn.ReLU())):
-        assert report.hint == ""
-    assert convert(nn.Sequential(HardMish())).hint == ""
+    assert convert(nn.Sequential(HardMish())).hint == convert(model, nn.SiLU).hint == ""
 
 
 def test_revert_to_torch_tells_calls_of_ours() -> None:
@@ -382,8 +250,128 @@ def test_revert_to_torch_tells_calls_of_ours() -> None:
     report = revert(nn.Sequential(mish_cuda.Mish(), ours), to=nn.Mish)
     assert list(report.changed) == ["0"]
     assert re.search(r"mish_cuda\.mish is used .*<lambda>.*functional\.mish", report.hint)
-    held = map(HoldsAnything, (mish_cuda.mish, calls(mish_cuda.mish)))
+    held = [model_of(chosen, {"value": v}) for v in (mish_cuda.mish, calls(mish_cuda.mish))]
     report = revert(nn.Sequential(*held), to=nn.Mish)
     assert list(report.changed) == ["0.value"]
     assert re.fullmatch(r"mish_cuda\.mish is used in the code of \S+<lambda>, .*", report.hint)
     assert revert(nn.Sequential(ours)).hint == ""
+
+
+# --- Within override_torch F.mish is mish_cuda.mish, for one thread ---
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Any:
+    yield
+    assert torch._C._len_torch_function_stack() == 0
+    assert not is_ours(F.mish)
+
+
+# Calls, and whether override_torch redirects them.
+REDIRECTED: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
+    "F.mish": (lambda x: F.mish(x), True),
+    "in place": (lambda x: F.mish(x, inplace=True), True),
+    "by keyword": (lambda x: F.mish(input=x), True),
+    "under another name": (lambda x: imported_under_another_name(x), True),
+    "nn.Mish": (nn.Mish(), True),
+    "nn.Mish in place": (nn.Mish(True), True),
+    "binding": (torch._C._nn.mish, False),
+    "op": (torch.ops.aten.mish, False),
+}
+
+
+@pytest.mark.parametrize(("call", "redirected"), REDIRECTED.values(), ids=REDIRECTED)
+def test_override(call: Callable[[Tensor], Tensor], redirected: bool, public: str) -> None:
+    assert not is_ours(call)
+    with override_torch():
+        assert is_ours(call) is redirected
+        x = torch.randn(5)
+        in_place = call(x) is x
+    assert not is_ours(call)
+    assert (call(x) is x) is in_place
+
+
+def test_override_nests_and_ends_with_an_exception() -> None:
+    mode = override_torch()
+    for _ in range(2):
+        with mode:
+            with override_torch(), mode:
+                assert is_ours(F.mish)
+            assert is_ours(F.mish)
+        assert not is_ours(F.mish)
+    with pytest.raises(ZeroDivisionError), override_torch():
+        _ = 1 / 0
+
+
+def test_override_concerns_one_thread() -> None:
+    with override_torch(), ThreadPoolExecutor(1) as thread:
+        assert not thread.submit(is_ours, F.mish).result()
+        assert is_ours(F.mish)
+
+
+class Record(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Any] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+class Subclass(Tensor):
+    seen: list[Any] = []  # noqa: RUF012
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        cls.seen.append(func)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_override_with_other_modes_and_subclasses() -> None:
+    """An outer mode and a subclass see mish_cuda.mish; an inner mode sees F.mish."""
+    x = torch.randn(3).as_subclass(Subclass)
+    Subclass.seen.clear()
+    with Record() as outer, override_torch():
+        assert type(F.mish(x)) is Subclass
+    assert outer.calls == Subclass.seen == [mish_cuda.mish]
+    with override_torch(), Record() as inner:
+        assert is_ours(F.mish)
+    assert F.mish in inner.calls
+    with override_torch(), torch.device("cpu"):
+        assert is_ours(F.mish)
+
+
+def test_override_under_torch_func() -> None:
+    with override_torch():
+        slope = torch.func.vmap(torch.func.grad(F.mish))(MINUS_INFINITY)
+    assert torch.equal(slope, torch.zeros(1))
+
+
+def within(x: Tensor) -> Tensor:
+    with override_torch():
+        return F.mish(x)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_override_and_compile(backend: str) -> None:
+    """A block around the call of a compiled function, and within one."""
+    torch._dynamo.reset()
+    compiled = torch.compile(F.mish, fullgraph=True, backend=backend)
+    for _ in range(2):
+        assert not is_ours(compiled)
+        with override_torch():
+            assert is_ours(compiled)
+            assert is_ours(torch.compile(nn.Mish(), fullgraph=True, backend=backend))
+    assert is_ours(torch.compile(within, fullgraph=True, backend=backend))
+    assert not is_ours(F.mish)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_override_and_checkpointing(reentrant: bool) -> None:
+    """The backward may recompute values by ``F.mish`` itself; the slopes are the same."""
+    x = torch.linspace(-5, 5, 11, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(F.mish(x).sum(), x)
+    with override_torch():
+        checkpoint(F.mish, x, use_reentrant=reentrant).sum().backward()
+    torch.testing.assert_close(x.grad, expected, rtol=1e-12, atol=1e-12)

@@ -7,17 +7,16 @@ import os
 import pickle
 import shutil
 import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 import mish_cuda
 from conftest import needs_extension
-from project import ROOT, copy_sources
+from mish_cuda.selfcheck import inputs
+from project import ROOT, copy_sources, run_python
 
 FAST = "-Ofast -ffast-math -funsafe-math-optimizations -ffinite-math-only -fno-signed-zeros"
 INEXACT = {
@@ -32,23 +31,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.name == "nt", reason="the flags are those of GCC and Clang"),
 ]
-
-
-def run(*command: str, cwd: Path = ROOT, **env: str) -> str:
-    done = subprocess.run(
-        command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def inputs(dtype: torch.dtype) -> Tensor:
-    """Numbers of every size, subnormal ones among them, and all limits."""
-    info = torch.finfo(dtype)
-    limits = [0.0, -0.0, float("inf"), float("-inf"), float("nan"), info.max, info.min]
-    small = [info.smallest_normal / 4, -info.smallest_normal / 4]
-    random = torch.randn(4099, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 9
-    return torch.cat([torch.tensor(limits + small, dtype=torch.float64), random]).to(dtype)
 
 
 def results() -> list[bytes]:
@@ -78,10 +60,13 @@ pickle.dump(results(), open(sys.argv[1], "wb"))
 def test_flags_of_the_environment_change_neither_kernels_nor_process(tmp_path: Path) -> None:
     copy = copy_sources(tmp_path / "a copy")
     env = {**INEXACT, "MISH_CUDA_BUILD": "cpu"}
-    run(sys.executable, "setup.py", "--quiet", "build_ext", "--inplace", cwd=copy, **env)
+    built = run_python("setup.py", "--quiet", "build_ext", "--inplace", cwd=copy, env=env)
+    assert built.returncode == 0, built.stderr
     folders = os.pathsep.join([str(copy), str(Path(__file__).parent), str(ROOT / "tests")])
     arguments = [str(tmp_path / "bits"), "5e-324", str(copy)]
-    run(sys.executable, "-c", IN_A_FRESH_PROCESS, *arguments, cwd=tmp_path, PYTHONPATH=folders)
+    env = {"PYTHONPATH": folders}
+    done = run_python("-c", IN_A_FRESH_PROCESS, *arguments, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
     assert pickle.loads((tmp_path / "bits").read_bytes()) == results()
     assert mish_cuda.backend(torch.ones(1)) == "cpu"
 
@@ -91,8 +76,9 @@ def test_flags_of_cmake_change_no_kernel_of_any_instruction_set(tmp_path: Path) 
     kernels = []
     for name, flags in {"plain": "", "inexact": INEXACT["CXXFLAGS"]}.items():
         build = str(tmp_path / name)
-        run("cmake", "-S", str(ROOT), "-B", build, "-DMISH_TORCH=OFF", f"-DCMAKE_CXX_FLAGS={flags}")
-        run("cmake", "--build", build, "--target", "accuracy_kernels")
+        options = ["-DMISH_TORCH=OFF", f"-DCMAKE_CXX_FLAGS={flags}"]
+        subprocess.run(["cmake", "-S", ROOT, "-B", build, *options], check=True)
+        subprocess.run(["cmake", "--build", build, "--target", "accuracy_kernels"], check=True)
         kernels.append(ctypes.CDLL(f"{build}/accuracy_kernels.so"))
     assert float("5e-324") * 1.0 > 0
     plain, inexact = ([*everything(library)] for library in kernels)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import struct
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import torch
 from csrc.cuda import nvrtc
 from csrc.cuda.nvrtc import KERNELS, Nvrtc
 from mish_cuda._extension import FACTS, C
-from project import copy_sources
+from project import copy_sources, run_python
 
 
 def installed_nvrtc() -> Nvrtc | str:
@@ -117,12 +115,10 @@ def pip_has_nvcc() -> bool:
 @pytest.mark.skipif(torch.version.cuda is None, reason="this torch is not built for CUDA")
 def test_a_compiler_of_pip_builds_a_module_that_loads(compiler: str, tmp_path: Path) -> None:
     copy = copy_sources(tmp_path / "copy")
-    env = {**os.environ, "PYTHONPATH": str(copy), "MISH_CUDA_BUILD": "cuda"}
-    env["TORCH_CUDA_ARCH_LIST"] = "Ampere;9.0a"
+    env = {"MISH_CUDA_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": "Ampere;9.0a"}
 
     def python(code: str) -> str:
-        command = [sys.executable, "-c", code]
-        done = subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True)
+        done = run_python("-c", code, cwd=copy, env=env)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
