@@ -6,27 +6,21 @@ import pytest
 import torch
 from rows import refusal
 
-from benchmarks.variants import Variant, variants
-
-
-def test_a_variant_is_a_set_of_macros() -> None:
-    assert str(Variant()) == "chosen"
-    assert Variant().flags == []
-    other = Variant((("THREADS", 128), ("PACKS", 4)))
-    assert str(other) == "threads=128 packs=4"
-    assert other.flags == ["-DMISH_THREADS=128", "-DMISH_PACKS=4"]
+from benchmarks.variants import CHOSEN, variants
 
 
 @pytest.mark.parametrize(
     ("capability", "threads"), [((7, 5), 1024), ((8, 6), 1536), ((9, 0), 2048), ((10, 0), 2048)]
 )
 def test_all_that_a_gpu_can_run_is_tried(capability: tuple[int, int], threads: int) -> None:
-    first, *others = (dict(variant.macros) for variant in variants(capability, threads))
-    assert first == {}
-    assert all(v["THREADS"] * v["MIN_BLOCKS"] <= threads for v in others)
-    assert {v["PACKS"] for v in others} == {1, 2, 4}
-    assert (32 in {v["PACK_BYTES"] for v in others}) == (capability >= (10, 0))
-    assert len({tuple(v.items()) for v in others}) == len(others)
+    tried = variants(capability, threads)
+    assert tried.pop(CHOSEN) == []
+    macros = [dict(macro.split("=") for macro in name.split()) for name in tried]
+    assert all(int(v["threads"]) * int(v["min_blocks"]) <= threads for v in macros)
+    assert {v["packs"] for v in macros} == {"1", "2", "4"}
+    assert ("32" in {v["pack_bytes"] for v in macros}) == (capability >= (10, 0))
+    for name, flags in tried.items():
+        assert flags == [f"-DMISH_{macro.upper()}" for macro in name.split()]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU")
