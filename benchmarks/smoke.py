@@ -32,7 +32,6 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "expanded": lambda x: x[:, None].expand(-1, 3),
     "rows cut": lambda x: x[: len(x) // 16 * 16].view(-1, 16)[:, :-1],
 }
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +84,7 @@ def layouts(device: str, dtype: torch.dtype) -> Iterator[str]:
                 for order, call in enumerate(calls)
             ]
             if layout != "expanded":  # its elements overlap
-                right.append(same_bits(mish_cuda.mish_(there[-1]), found[0]))
+                right.append(bool(same_bits(mish_cuda.mish_(there[-1]), found[0]).all()))
             for name, fits in zip((*names, "mish_"), right, strict=False):
                 if not fits:
                     yield f"{name}: {size} elements, {layout}"
@@ -94,7 +93,7 @@ def layouts(device: str, dtype: torch.dtype) -> Iterator[str]:
 def as_expected(result: Tensor, operands: list[Tensor], expected: Tensor) -> bool:
     """Whether a result has the bits of the CPU's or, in 16 bits, is within the bounds."""
     if result.itemsize > 2:
-        return same_bits(result, expected)
+        return bool(same_bits(result, expected).all())
     if not result.numel():
         return True
     *factors, x = (operand.double().flatten() for operand in operands)
@@ -127,8 +126,8 @@ def norms(device: str, dtype: torch.dtype) -> Iterator[str]:
                     yield f"{name}: {what} is not the CPU's, {tuple(shape)}"
 
 
-def same_bits(result: Tensor, expected: Tensor) -> bool:
-    """Whether two tensors agree to the last bit; all NaN are alike."""
+def same_bits(result: Tensor, expected: Tensor) -> Tensor:
+    """Where two tensors of a dtype agree to the last bit; all NaN are alike."""
     got, known = (t.detach().cpu().contiguous() for t in (result, expected))
-    equal = got.view(INTEGERS[got.itemsize]) == known.view(INTEGERS[known.itemsize])
-    return bool((equal | (got.isnan() & known.isnan())).all())
+    integer = getattr(torch, f"int{8 * got.itemsize}")
+    return torch.eq(got.view(integer), known.view(integer)) | (got.isnan() & known.isnan())
