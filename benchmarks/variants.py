@@ -38,8 +38,6 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 SIZES = (2**16, 173_056, 2**20, 2**24, 2**28)
 ODD_SIZE = 65_537  # for comparing bits: the last block has a part of a pack
 REPEATS = 5
-
-
 CHOSEN = "chosen"
 
 
@@ -66,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         raise Refused(f"expected a GPU, but torch {torch.__version__} sees none")
     end = time.monotonic() + 60 * args.minutes
     gpu = torch.cuda.get_device_properties()
-    toolkit = find_toolkit([f"{gpu.major}.{gpu.minor}"], (torch.version.cuda or "").split(".")[0])
+    toolkit = find_toolkit([f"{gpu.major}.{gpu.minor}"], str(torch.version.cuda).split(".")[0])
     tried = variants((gpu.major, gpu.minor), gpu.max_threads_per_multi_processor)
     with tempfile.TemporaryDirectory() as folder:
         with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -47,16 +47,14 @@ def registered(*operands: Tensor) -> Tensor:
 def native(*operands: Tensor) -> Tensor:
     """F.mish, aten.mish_backward and what autograd makes of both."""
     *gradients, x = operands
-    if len(gradients) < 2:
-        aten = torch.ops.aten
-        result: Tensor = aten.mish_backward(*operands) if gradients else F.mish(x)
-        return result
-    h, g = gradients
     with torch.enable_grad():
         x = x.clone().requires_grad_()
-        (first,) = torch.autograd.grad(F.mish(x), x, g, create_graph=True)
-        (second,) = torch.autograd.grad(first, x, h)
-    return second
+        result = F.mish(x)
+        while gradients:
+            # Without a graph, which the last derivative needs not, autograd calls mish_backward.
+            graph = len(gradients) > 1
+            (result,) = torch.autograd.grad(result, x, gradients.pop(), create_graph=graph)
+    return result
 
 
 def strided(run: Run, *operands: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class Format:
     @property
     def bits(self) -> torch.dtype:
         """The integer of the same size."""
-        return getattr(torch, f"int{8 * self.dtype.itemsize}")  # type: ignore[no-any-return]
+        return {2: torch.int16, 4: torch.int32, 8: torch.int64}[self.dtype.itemsize]
 
     @property
     def reference(self) -> str:
