@@ -65,9 +65,6 @@ def bounds(device: str, dtype: torch.dtype) -> Iterator[str]:
 def layouts(device: str, dtype: torch.dtype) -> Iterator[str]:
     """Where results in any size and layout have other bits than the CPU's or, in 16 bits, are
     outside the bounds."""
-    ops: Any = torch.ops.mish_cuda
-    calls = (ops.mish, ops.mish_backward, ops.mish_double_backward)
-    names = ("mish", "mish_backward", "mish_double_backward")
     numbers = selfcheck.inputs(dtype)
     for size in SIZES:
         generator = torch.Generator().manual_seed(size)
@@ -78,16 +75,14 @@ def layouts(device: str, dtype: torch.dtype) -> Iterator[str]:
             here = [view(tensor) for tensor in (h, g, chosen)]
             # Views of copies: a copy of a view would be dense.
             there = [view(tensor.to(device, copy=True)) for tensor in (h, g, chosen)]
-            found = [call(*there[2 - order :]) for order, call in enumerate(calls)]
-            right = [
-                as_expected(found[order], here[2 - order :], call(*here[2 - order :]))
-                for order, call in enumerate(calls)
-            ]
-            if layout != "expanded":  # its elements overlap
-                right.append(bool(same_bits(mish_cuda.mish_(there[-1]), found[0]).all()))
-            for name, fits in zip((*names, "mish_"), right, strict=False):
-                if not fits:
+            for order, name in enumerate(("mish", "mish_backward", "mish_double_backward")):
+                call, first = getattr(torch.ops.mish_cuda, name), 2 - order
+                if not as_expected(call(*there[first:]), here[first:], call(*here[first:])):
                     yield f"{name}: {size} elements, {layout}"
+            x, expected = there[-1], torch.ops.mish_cuda.mish(there[-1])
+            # The elements of an expanded tensor overlap.
+            if layout != "expanded" and not same_bits(mish_cuda.mish_(x), expected).all():
+                yield f"mish_: {size} elements, {layout}"
 
 
 def as_expected(result: Tensor, operands: list[Tensor], expected: Tensor) -> bool:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -54,8 +55,8 @@ def run(folder: Path, *options: str) -> int:
 
 def test_digits_are_those_of_scikit_learn() -> None:
     digits = data.load("digits", None)
-    assert digits.train_images.shape == (896, 1, 8, 8)
-    assert digits.test_images.shape == (901, 1, 8, 8)
+    shapes = digits.train_images.shape, digits.test_images.shape
+    assert shapes == ((896, 1, 8, 8), (901, 1, 8, 8))
     assert int(digits.train_images.max()) == digits.white
     # The file's first ten are one of each.
     assert digits.train_labels[:10].tolist() == list(range(10))
@@ -174,24 +175,20 @@ def test_wherever_it_stops_the_result_is_the_same(
     call: int, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before each of the six times that a file is replaced: after each of 3 epochs of 2 runs."""
-    epochs: list[float] = []
-    replace, train_epoch, calls = Path.replace, training._train_epoch, itertools.count(1)
+    replace, calls = Path.replace, itertools.count(1)
+    train_epoch = Mock(wraps=training._train_epoch)
 
     def stop(self: Path, target: Path) -> Path:
         if next(calls) == call:
             raise KeyboardInterrupt
         return replace(self, target)
 
-    def count(*arguments: Any) -> float:
-        epochs.append(train_epoch(*arguments))
-        return epochs[-1]
-
     monkeypatch.setattr(Path, "replace", stop)
-    monkeypatch.setattr(training, "_train_epoch", count)
+    monkeypatch.setattr(training, "_train_epoch", train_epoch)
     monkeypatch.setattr(command, "_show", lambda *_: None)
     assert run(tmp_path, *BOTH) == 130
     assert run(tmp_path, *BOTH) == 0
-    assert len(epochs) <= 2 * 3 + 1
+    assert train_epoch.call_count <= 2 * 3 + 1
     assert measured(tmp_path) == measured(uninterrupted)
 
 
@@ -257,35 +254,29 @@ def edit(path: Path, line: int, column: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "column", "value", "message"),
+    ("cell", "message"),
     [
-        (3, "epoch", "1", "of Mish, seed 0, got 1, 1, 3"),
-        (2, "dataset", "mnist", "line 2: expected one of digits, "),
-        (3, "activation", "Foo", "line 3: expected one of Mish, "),
-        (3, "width", "3", "runs of more than one width: 2, 3"),
-        (3, "torch", "2.9.0", "runs of more than one torch"),
-        (4, "test_accuracy", "nan", "line 4: expected a percentage"),
-        (2, "train_loss", "-1", "line 2: expected a number from 0"),
+        ((3, "epoch", "1"), "of Mish, seed 0, got 1, 1, 3"),
+        ((2, "dataset", "mnist"), "line 2: expected one of digits, "),
+        ((3, "activation", "Foo"), "line 3: expected one of Mish, "),
+        ((3, "width", "3"), "runs of more than one width: 2, 3"),
+        ((3, "torch", "2.9.0"), "runs of more than one torch"),
+        ((4, "test_accuracy", "nan"), "line 4: expected a percentage"),
+        ((2, "train_loss", "-1"), "line 2: expected a number from 0"),
     ],
 )
 def test_damage_is_told_before_the_training_and_before_plots(
-    line: int,
-    column: str,
-    value: str,
-    message: str,
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    cell: tuple[int, str, str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, summary = folder / "epochs.csv", folder / "summary.md"
-    edit(path, line, column, value)
-    summary.write_text("of what was there before")
-    monkeypatch.setattr(command, "train", None)
+    path = folder / "epochs.csv"
+    edit(path, *cell)
+    before = path.read_bytes()
     for command_line in (("paper", "plot", "--output", folder), arguments(folder, *BOTH)):
         told = refusal(capsys, *command_line)
         assert str(path) in told
         assert message in told
-    assert summary.read_text() == "of what was there before"
+    assert path.read_bytes() == before
+    assert not (folder / "summary.md").exists()
 
 
 def test_a_run_that_diverged_is_drawn(folder: Path) -> None:
