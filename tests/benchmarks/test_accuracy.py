@@ -207,6 +207,12 @@ def test_a_kernel_that_is_off_is_found(off: int) -> None:
         assert sum(row["tried"] for row in rows if row["function"] == function) == 65536
 
 
+def test_a_kernel_has_to_keep_the_sign_of_zero() -> None:
+    (span,) = (span for span in proof.cut("cpu", FP16) if span.stop == 0)
+    lost: Implementations = {"mine": lambda *x: implementations.native(*x).detach() + 0}
+    assert proof.measure("cpu", FP16, lost, span, range(-1, 0))["f", "mine"].ulp == math.inf
+
+
 @needs_extension
 @pytest.mark.parametrize(("number_format", "functions"), [(FP32, FUNCTIONS), (FP16, proof.OPS)])
 def test_the_kernels_of_a_gpu_are_judged_by_their_own_bounds(
@@ -245,6 +251,12 @@ def test_gradients_scale_absolute_bounds_alone() -> None:
     (once,) = (b for b in required("cpu", "fp16", "f'") if b.high == 0)
     (twice,) = (b for b in required("cpu", "fp16", "g f'") if b.high == 0)
     assert (twice.ulp, twice.absolute) == (once.ulp, 4 * once.absolute)
+
+
+def test_the_reference_has_to_keep_a_hundredth_of_the_bound() -> None:
+    worst = Errors(100, 0.03, 1.0, 0, 1.0, 100)  # the bound is 2.5 ULP
+    (verdict,) = judge([row("f", FP32.reference, "fp32", "mpmath", worst, -87.3)])
+    assert not verdict.ok
 
 
 def test_tables_show_the_figure_that_the_bound_is_about(tmp_path: Path) -> None:
