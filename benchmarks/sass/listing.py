@@ -93,15 +93,15 @@ def analyse(kernel: Sequence[Instruction], store_bits: int = WIDE, one_path: boo
     whether it is whole. Calls are left out: library functions make them for rare values only.
 
     With `one_path`, for the kernels of norms, the shortest path is all that counts: each loop once,
-    and round what few threads do. Of loads and stores it counts all wide ones of the kernel: the
-    others move the numbers of a row.
+    and round what few threads do. No branch of it is a check. Of loads and stores all wide ones of
+    the kernel count: the others move the numbers of a row.
 
     Raises:
         ValueError: there is no such store.
     """
     graph = _graph(kernel)
     shortest = _through_last_store(graph, kernel[0], store_bits)
-    first_load = _first(shortest, _LOADS)
+    first_load = 0 if one_path else _first(shortest, _LOADS)
     head, rest = shortest[:first_load], shortest[first_load:]
     if not one_path:
         rest = list(nx.single_source_shortest_path(graph, rest[0]))  # in order of distance
