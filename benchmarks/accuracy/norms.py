@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
@@ -13,16 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mish_cuda
-from benchmarks.accuracy.errors import (
-    NATIVE,
-    WITH_FLOAT64,
-    Errors,
-    Row,
-    distance,
-    errors,
-    row,
-    together,
-)
+from benchmarks.accuracy.errors import NATIVE, WITH_FLOAT64, Errors, Row, distance, errors, row
 from benchmarks.cases import DTYPES
 
 OURS = "mish_cuda"
@@ -45,23 +35,20 @@ _NORMS: dict[str, dict[str, Callable[..., Tensor]]] = {
 
 
 def rows(device: str) -> Iterator[Row]:
-    """Rows of errors: of values, gradients and, of BatchNorm, statistics, by dtype and mean of x.
+    """Rows of errors: of values, gradients and, of BatchNorm, statistics, by dtype and mean of x;
+    one for each of SHAPES.
 
     Both are compared with torch's in float64. ULP are those of the largest true value: sums of
     terms of either sign lose what small results would keep.
     """
-    for (dtype, means), (norm, functions) in product(MEANS.items(), _NORMS.items()):
+    for (dtype, means), (norm, functions), shape in product(MEANS.items(), _NORMS.items(), SHAPES):
         for mean in means:
-            found = defaultdict[tuple[str, str], list[Errors]](list)
-            for shape in SHAPES:
-                tensors = _inputs(shape, mean, DTYPES[dtype], device)
-                exact = _results(functions[NATIVE], [t.double() for t in tensors])
-                for name, run in functions.items():
-                    for what, got in _results(run, tensors).items():
-                        found[what, name].append(_errors(got, exact[what]))
-            for (what, name), each in found.items():
-                function = f"{what} of {norm} and Mish"
-                yield row(function, name, dtype, WITH_FLOAT64, together(each), mean, mean)
+            tensors = _inputs(shape, mean, DTYPES[dtype], device)
+            exact = _results(functions[NATIVE], [t.double() for t in tensors])
+            for name, run in functions.items():
+                for what, got in _results(run, tensors).items():
+                    function, found = f"{what} of {norm} and Mish", _errors(got, exact[what])
+                    yield row(function, name, dtype, WITH_FLOAT64, found, mean, mean)
 
 
 def _inputs(

@@ -304,8 +304,11 @@ def test_norms_are_held_to_the_errors_of_torch(monkeypatch: pytest.MonkeyPatch) 
     judged = judge(rows)
     assert len(judged) == (6 + 4) * 4  # BatchNorm and GroupNorm; fp32 with two means, bf16, fp16
     assert [str(verdict) for verdict in judged if not verdict.ok] == []
+    of_torch = [r for r in rows if (r["implementation"], r["low"]) == (NATIVE, 1e4)]
+    by_torch = {r["function"]: r["ulp"] for r in of_torch}
+    assert by_torch["dx of BatchNorm and Mish"] > 2  # which loses digits to so large a mean
     of_ours = next(row for row in rows if row["implementation"] == norms.OURS)
-    of_ours["ulp"] += 2
+    of_ours["ulp"] += 10
     assert [verdict.ok for verdict in judge(rows)].count(False) == 1
     (table,) = tables.tables(frame(rows, "errors"))
     assert len(table.frame) == len(judged)
