@@ -1,4 +1,4 @@
-"""``gpu``: its steps go on when one fails, end in time, and leave an archive."""
+"""``gpu``: its steps go on when one fails, end in time, and leave an archive; two of the steps."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from rows import main, refusal
 
 from benchmarks import environment, gpu, smoke
+from benchmarks.variants import CHOSEN, variants
 from conftest import needs_extension
 
 
@@ -30,8 +31,11 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and it would be used")
-def test_without_a_gpu_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "expected a GPU" in refusal(capsys, "gpu", "--out", tmp_path / "out")
+@pytest.mark.parametrize(("command", "flag"), [("gpu", "--out"), ("variants", "--csv")])
+def test_without_a_gpu_it_says_so(
+    command: str, flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "expected a GPU" in refusal(capsys, command, flag, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -128,6 +132,20 @@ def test_smoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(smoke, "same_bits", lambda got, _: torch.tensor(got.numel() != 257))
     assert main("smoke", "--device", "cpu") == 1
     assert "fp32: mish: 257 elements, dense" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("capability", "threads"), [((7, 5), 1024), ((8, 6), 1536), ((9, 0), 2048), ((10, 0), 2048)]
+)
+def test_all_that_a_gpu_can_run_is_tried(capability: tuple[int, int], threads: int) -> None:
+    tried = variants(capability, threads)
+    assert tried.pop(CHOSEN) == []
+    macros = [dict(macro.split("=") for macro in name.split()) for name in tried]
+    assert all(int(v["threads"]) * int(v["min_blocks"]) <= threads for v in macros)
+    assert {v["packs"] for v in macros} == {"1", "2", "4"}
+    assert ("32" in {v["pack_bytes"] for v in macros}) == (capability >= (10, 0))
+    for name, flags in tried.items():
+        assert flags == [f"-DMISH_{macro.upper()}" for macro in name.split()]
 
 
 def test_the_commit_where_there_is_no_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
