@@ -82,7 +82,7 @@ def csp_darknet(
     for stage, blocks in enumerate((1, 2, 8, 8, 4)):
         count = max(1, round(blocks * depth))
         # The first stage splits nothing off: both of its paths have all channels.
-        layers.append(_CSPStage(before, count, activation, split=stage > 0))
+        layers.append(_csp_stage(before, count, activation, split=stage > 0))
         before *= 2
     return nn.Sequential(*layers, *_classifier(before, classes))
 
@@ -98,86 +98,72 @@ def mlp(activation: Activation, classes: int = 10, width: int = 512, blocks: int
     layers: list[nn.Module] = []
     for _ in range(blocks):
         wide = [nn.Linear(width, 4 * width), activation(), nn.Linear(4 * width, width)]
-        layers.append(_Residual(nn.Sequential(nn.LayerNorm(width), *wide)))
+        layers.append(_residual(nn.LayerNorm(width), *wide))
     return nn.Sequential(*layers, nn.LayerNorm(width), nn.Linear(width, classes))
 
 
-class _Residual(nn.Module):
-    """The sum of `body` and `shortcut`, of the same input."""
+class _Branches(nn.Module):
+    """`combine` of the results of branches, which have the same input."""
 
-    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None) -> None:
+    def __init__(self, combine: Callable[..., Tensor], *branches: nn.Module) -> None:
         super().__init__()
-        self.body = body
-        self.shortcut = nn.Identity() if shortcut is None else shortcut
+        self.combine = combine
+        self.branches = nn.ModuleList(branches)
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.body(x) + self.shortcut(x)
-        return result
+        return self.combine(*(branch(x) for branch in self.branches))
 
 
-class _SqueezeExcite(nn.Module):
-    """Scales each channel by a gate computed from the means of all channels."""
-
-    REDUCTION = 16
-
-    def __init__(self, channels: int, activation: Activation) -> None:
-        super().__init__()
-        squeezed = max(1, channels // self.REDUCTION)
-        self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(channels, squeezed),
-            activation(),
-            nn.Linear(squeezed, channels),
-            nn.Sigmoid(),
-            nn.Unflatten(1, (channels, 1, 1)),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = x * self.gate(x)
-        return result
+def _residual(*layers: nn.Module) -> nn.Module:
+    return _Branches(torch.add, nn.Sequential(*layers), nn.Identity())
 
 
-class _CSPStage(nn.Module):
+def _channels_together(*tensors: Tensor) -> Tensor:
+    return torch.cat(tensors, dim=1)
+
+
+def _csp_stage(before: int, blocks: int, activation: Activation, split: bool) -> nn.Module:
     """A stage of CSPDarknet: (N, before, H, W) to (N, 2 before, H/2, W/2)."""
-
-    def __init__(self, before: int, blocks: int, activation: Activation, split: bool) -> None:
-        super().__init__()
-        after = 2 * before
-        path = before if split else after
-        bottlenecks = [
-            _Residual(
-                nn.Sequential(
-                    _convolution(path, before, 1, activation),
-                    _convolution(before, path, 3, activation),
-                )
-            )
-            for _ in range(blocks)
-        ]
-        self.down = _convolution(before, after, 3, activation, stride=2)
-        self.past = _convolution(after, path, 1, activation)
-        self.through = nn.Sequential(
-            _convolution(after, path, 1, activation),
-            *bottlenecks,
-            _convolution(path, path, 1, activation),
+    after = 2 * before
+    path = before if split else after
+    bottlenecks = [
+        _residual(
+            _convolution(path, before, 1, activation), _convolution(before, path, 3, activation)
         )
-        self.merge = _convolution(2 * path, after, 1, activation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.down(x)
-        result: Tensor = self.merge(torch.cat((self.through(x), self.past(x)), dim=1))
-        return result
+        for _ in range(blocks)
+    ]
+    down = _convolution(before, after, 3, activation, stride=2)
+    past = _convolution(after, path, 1, activation)
+    through = nn.Sequential(
+        _convolution(after, path, 1, activation),
+        *bottlenecks,
+        _convolution(path, path, 1, activation),
+    )
+    merge = _convolution(2 * path, after, 1, activation)
+    return nn.Sequential(down, _Branches(_channels_together, through, past), merge)
 
 
 def _se_block(before: int, after: int, stride: int, activation: Activation) -> nn.Module:
-    body = nn.Sequential(
+    """Two convolutions, of which a gate computed from the means of all channels scales each
+    channel, and a shortcut."""
+    squeezed = max(1, after // 16)
+    convolutions = [
         _convolution(before, after, 3, activation, stride=stride),
         _convolution(after, after, 3, activation),
-        _SqueezeExcite(after, activation),
+    ]
+    gate = nn.Sequential(
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(after, squeezed),
+        activation(),
+        nn.Linear(squeezed, after),
+        nn.Sigmoid(),
+        nn.Unflatten(1, (after, 1, 1)),
     )
+    body = nn.Sequential(*convolutions, _Branches(torch.mul, nn.Identity(), gate))
     same = stride == 1 and before == after
-    shortcut = None if same else _convolution(before, after, 1, stride=stride)
-    return nn.Sequential(_Residual(body, shortcut), activation())
+    shortcut = nn.Identity() if same else _convolution(before, after, 1, stride=stride)
+    return nn.Sequential(_Branches(torch.add, body, shortcut), activation())
 
 
 def _convolution(

@@ -77,8 +77,10 @@ def show(tables: Sequence[Table], console: Console) -> None:
         for row in table.frame.itertuples(index=False):
             rich.add_row(*(_COLOURS.get(text, escape(text)) for text in row))
         # Figures are never cut: where they need more, lines are longer than the terminal.
-        width = max(console.width, console.measure(rich).minimum)
-        console.print(rich, width=width, crop=False, overflow="ignore", no_wrap=True)
+        unlimited = console.options.update(max_width=10_000)  # else rich says what it would cut
+        needed = console.measure(rich, options=unlimited).minimum
+        rich.width = needed if needed > console.width else None
+        console.print(rich, crop=False, overflow="ignore", no_wrap=True)
         if note:
             console.print(" ".join(note.split()), style="dim", markup=False)
 

@@ -32,7 +32,6 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "expanded": lambda x: x[:, None].expand(-1, 3),
     "rows cut": lambda x: x[: len(x) // 16 * 16].view(-1, 16)[:, :-1],
 }
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,9 +65,6 @@ def bounds(device: str, dtype: torch.dtype) -> Iterator[str]:
 def layouts(device: str, dtype: torch.dtype) -> Iterator[str]:
     """Where results in any size and layout have other bits than the CPU's or, in 16 bits, are
     outside the bounds."""
-    ops: Any = torch.ops.mish_cuda
-    calls = (ops.mish, ops.mish_backward, ops.mish_double_backward)
-    names = ("mish", "mish_backward", "mish_double_backward")
     numbers = selfcheck.inputs(dtype)
     for size in SIZES:
         generator = torch.Generator().manual_seed(size)
@@ -79,22 +75,20 @@ def layouts(device: str, dtype: torch.dtype) -> Iterator[str]:
             here = [view(tensor) for tensor in (h, g, chosen)]
             # Views of copies: a copy of a view would be dense.
             there = [view(tensor.to(device, copy=True)) for tensor in (h, g, chosen)]
-            found = [call(*there[2 - order :]) for order, call in enumerate(calls)]
-            right = [
-                as_expected(found[order], here[2 - order :], call(*here[2 - order :]))
-                for order, call in enumerate(calls)
-            ]
-            if layout != "expanded":  # its elements overlap
-                right.append(same_bits(mish_cuda.mish_(there[-1]), found[0]))
-            for name, fits in zip((*names, "mish_"), right, strict=False):
-                if not fits:
+            for order, name in enumerate(("mish", "mish_backward", "mish_double_backward")):
+                call, first = getattr(torch.ops.mish_cuda, name), 2 - order
+                if not as_expected(call(*there[first:]), here[first:], call(*here[first:])):
                     yield f"{name}: {size} elements, {layout}"
+            x, expected = there[-1], torch.ops.mish_cuda.mish(there[-1])
+            # The elements of an expanded tensor overlap.
+            if layout != "expanded" and not same_bits(mish_cuda.mish_(x), expected).all():
+                yield f"mish_: {size} elements, {layout}"
 
 
 def as_expected(result: Tensor, operands: list[Tensor], expected: Tensor) -> bool:
     """Whether a result has the bits of the CPU's or, in 16 bits, is within the bounds."""
     if result.itemsize > 2:
-        return same_bits(result, expected)
+        return bool(same_bits(result, expected).all())
     if not result.numel():
         return True
     *factors, x = (operand.double().flatten() for operand in operands)
@@ -127,8 +121,8 @@ def norms(device: str, dtype: torch.dtype) -> Iterator[str]:
                     yield f"{name}: {what} is not the CPU's, {tuple(shape)}"
 
 
-def same_bits(result: Tensor, expected: Tensor) -> bool:
-    """Whether two tensors agree to the last bit; all NaN are alike."""
+def same_bits(result: Tensor, expected: Tensor) -> Tensor:
+    """Where two tensors of a dtype agree to the last bit; all NaN are alike."""
     got, known = (t.detach().cpu().contiguous() for t in (result, expected))
-    equal = got.view(INTEGERS[got.itemsize]) == known.view(INTEGERS[known.itemsize])
-    return bool((equal | (got.isnan() & known.isnan())).all())
+    integer = getattr(torch, f"int{8 * got.itemsize}")
+    return torch.eq(got.view(integer), known.view(integer)) | (got.isnan() & known.isnan())

@@ -5,16 +5,13 @@ from __future__ import annotations
 import argparse
 import csv
 import ctypes
-import functools
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -23,7 +20,8 @@ from torch import Tensor
 
 import build_config
 from benchmarks.arguments import FAILED, Refused, add_csv, add_number
-from csrc.cuda import nvcc
+from benchmarks.sass.kernels import find_toolkit, output_of
+from benchmarks.timing import elapsed
 from csrc.cuda.nvcc import Toolkit
 
 DESCRIPTION = """\
@@ -40,33 +38,19 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 SIZES = (2**16, 173_056, 2**20, 2**24, 2**28)
 ODD_SIZE = 65_537  # for comparing bits: the last block has a part of a pack
 REPEATS = 5
+CHOSEN = "chosen"
 
 
-@dataclass(frozen=True)
-class Variant:
-    """What the macros of csrc/cuda/tuning.h are set to; nothing for the chosen figures."""
-
-    macros: tuple[tuple[str, int], ...] = ()
-
-    def __str__(self) -> str:
-        return " ".join(f"{name.lower()}={value}" for name, value in self.macros) or "chosen"
-
-    @property
-    def flags(self) -> list[str]:
-        """The arguments of the compiler."""
-        return [f"-DMISH_{name}={value}" for name, value in self.macros]
-
-
-def variants(capability: tuple[int, int], threads_of_processor: int) -> list[Variant]:
-    """The chosen figures, and all others that a GPU can run."""
-    found = [Variant()]
+def variants(capability: tuple[int, int], threads_of_processor: int) -> dict[str, list[str]]:
+    """The figures that were chosen, and all others that a GPU can run: by their names, the macros
+    of csrc/cuda/tuning.h as arguments of the compiler."""
+    found: dict[str, list[str]] = {CHOSEN: []}
     accesses = [(16, 0), (16, 1)] + ([(32, 0)] if capability >= (10, 0) else [])
-    for packs, threads, blocks, (pack_bytes, streaming) in product(
-        (1, 2, 4), (128, 256, 512), (4, 5, 6), accesses
-    ):
+    for packs, threads, blocks, access in product((1, 2, 4), (128, 256, 512), (4, 5, 6), accesses):
         if threads * blocks <= threads_of_processor:
-            tile = (("THREADS", threads), ("PACKS", packs), ("MIN_BLOCKS", blocks))
-            found.append(Variant((*tile, ("PACK_BYTES", pack_bytes), ("STREAMING", streaming))))
+            macros = [f"threads={threads}", f"packs={packs}", f"min_blocks={blocks}"]
+            macros += [f"pack_bytes={access[0]}", f"streaming={access[1]}"]
+            found[" ".join(macros)] = [f"-DMISH_{macro.upper()}" for macro in macros]
     return found
 
 
@@ -80,17 +64,14 @@ def run(args: argparse.Namespace) -> int:
         raise Refused(f"expected a GPU, but torch {torch.__version__} sees none")
     end = time.monotonic() + 60 * args.minutes
     gpu = torch.cuda.get_device_properties()
-    toolkit = find_toolkit(f"{gpu.major}.{gpu.minor}")
+    toolkit = find_toolkit([f"{gpu.major}.{gpu.minor}"], str(torch.version.cuda).split(".")[0])
     tried = variants((gpu.major, gpu.minor), gpu.max_threads_per_multi_processor)
     with tempfile.TemporaryDirectory() as folder:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            built = pool.map(
-                lambda job: build(
-                    toolkit, f"{gpu.major}{gpu.minor}", job[1], Path(folder, f"{job[0]}.so")
-                ),
-                enumerate(tried),
-            )
-            kernels = dict(zip(map(str, tried), built, strict=True))
+            libraries = [Path(folder, f"{place}.so") for place in range(len(tried))]
+            arch = f"{gpu.major}{gpu.minor}"
+            built = pool.map(partial(build, toolkit, arch), tried.values(), libraries)
+            kernels = dict(zip(tried, built, strict=True))
         print(f"{len(kernels)} variants on {gpu.name}", flush=True)
         wrong: set[str] = set()
         with args.csv.open("w", newline="", encoding="utf-8") as file:
@@ -117,32 +98,17 @@ def run(args: argparse.Namespace) -> int:
     return FAILED if wrong else 0
 
 
-def find_toolkit(arch: str) -> Toolkit:
-    """An nvcc that compiles for the GPU and fits torch's CUDA runtime."""
-    toolkits, rejected = nvcc.find(os.environ, [Path(folder) for folder in sys.path])
-    major = (torch.version.cuda or "").partition(".")[0]
-    for toolkit in toolkits:
-        if arch in toolkit.archs and toolkit.major == major:
-            return toolkit
-    found = "; ".join([*map(str, toolkits), *rejected]) or "no nvcc was found"
-    raise Refused(f"expected an nvcc of CUDA {major} that compiles for {arch}, but {found}")
-
-
 Kernel = Callable[[int, list[Tensor]], None]
 
 
-def build(toolkit: Toolkit, arch: str, variant: Variant, library: Path) -> Kernel:
+def build(toolkit: Toolkit, arch: str, flags: list[str], library: Path) -> Kernel:
     """Compiles a variant; the result takes an op, and the output and inputs of it."""
-    command = [str(toolkit.root / "bin/nvcc"), *build_config.NVCC_FLAGS, *variant.flags]
+    command = [str(toolkit.root / "bin/nvcc"), *build_config.NVCC_FLAGS, *flags]
     command += ["-shared", "-Xcompiler=-fPIC", f"-arch=sm_{arch}", "-cudart=none"]
     command += [f"-I{folder}" for folder in [ROOT / "csrc", *toolkit.include_dirs]]
     command += [f"-L{folder}" for folder in toolkit.library_dirs]
     command += [f"-l:libcudart.so.{toolkit.major}", "-o", str(library)]
-    done = subprocess.run(
-        [*command, str(ROOT / "benchmarks/variants.cu")], capture_output=True, text=True
-    )
-    if done.returncode:
-        raise Refused(f"{variant} does not compile:\n{done.stderr}")
+    output_of(*command, str(ROOT / "benchmarks/variants.cu"))
     function = ctypes.CDLL(str(library)).run
 
     def launch(op: int, operands: list[Tensor]) -> None:
@@ -151,7 +117,7 @@ def build(toolkit: Toolkit, arch: str, variant: Variant, library: Path) -> Kerne
         sizes = ctypes.c_int64(x.numel()), ctypes.c_int64(x.element_size())
         stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
         if error := function(op, DTYPES.index(x.dtype), pointers, *sizes, stream):
-            raise RuntimeError(f"{variant}: CUDA error {error}")
+            raise RuntimeError(f"{' '.join(flags)}: CUDA error {error}")
 
     return launch
 
@@ -179,7 +145,7 @@ def calls(
     operands = operands_of(dtype, op, size)
     out, *inputs = operands
     found: dict[str, Callable[[], object]] = {
-        name: functools.partial(kernel, op, operands) for name, kernel in kernels.items()
+        name: partial(kernel, op, operands) for name, kernel in kernels.items()
     }
     aten = torch.ops.aten
     if op == 0:
@@ -205,13 +171,7 @@ def measure(calls: dict[str, Callable[[], object]], launches: int) -> dict[str, 
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(REPEATS):
         for name, graph in graphs.items():
-            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            graph.replay()
-            start.record()
-            graph.replay()
-            stop.record()
-            stop.synchronize()
-            times[name].append(1000 * start.elapsed_time(stop) / launches)
+            times[name].append(1e6 * elapsed(graph.replay, 1) / launches)
     return {name: statistics.median(rounds) for name, rounds in times.items()}
 
 
@@ -219,6 +179,6 @@ def summary(case: Iterable[object], times: dict[str, float], kernels: dict[str, 
     """A line: the fastest variant, the chosen one and the rivals."""
     best = min(kernels, key=times.__getitem__)
     others = [name for name in times if name not in kernels]
-    told = [f"best {times[best]:.2f} us ({best})", f"chosen {times[str(Variant())]:.2f}"]
+    told = [f"best {times[best]:.2f} us ({best})", f"chosen {times[CHOSEN]:.2f}"]
     told += [f"{name} {times[name]:.2f}" for name in others]
     return f"{' '.join(map(str, case))}: {', '.join(told)}"

@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.accuracy.numbers import Wide
 from mish_cuda._bounds import Bound, bounds
 
+Row = dict[str, Any]
 NATIVE = "F.mish"
 DEFINITION = "mpmath"
 WITH_FLOAT64 = "torch in float64"  # the reference of norms
@@ -66,6 +67,21 @@ def distance(x: Wide, result: Wide, true: Wide, keeps_sign: bool = False) -> Wid
     if keeps_sign:
         absolute[(np.signbit(result) != np.signbit(x)) & ~np.isnan(x)] = np.inf
     return absolute
+
+
+def row(
+    function: str,
+    implementation: str,
+    dtype: str,
+    reference: str,
+    found: Errors,
+    low: float = -math.inf,
+    high: float = math.inf,
+) -> Row:
+    """A row of a file of results, of x from `low` to `high`, of which all numbers were tried."""
+    names = {"function": function, "implementation": implementation, "dtype": dtype}
+    ends = {"reference": reference, "low": low, "high": high, "numbers": found.tried}
+    return {**names, **ends, **found._asdict()}
 
 
 def together(found: Iterable[Any]) -> Errors:

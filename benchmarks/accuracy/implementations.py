@@ -1,5 +1,5 @@
 """The implementations to judge, all called alike: x gives f(x), (g, x) gives g f'(x), and
-(h, g, x) gives h g f''(x). All can be sent to another process."""
+(h, g, x) gives h g f''(x). Partial functions of these can be sent to another process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mish_cuda  # noqa: F401  registers the ops
-from benchmarks.accuracy.errors import NATIVE
 
 # Built by CMakeLists.txt; see the target `accuracy` of the Makefile.
 LIBRARY = Path(__file__).parents[2] / "build" / "maths" / "accuracy_kernels.so"
@@ -32,28 +31,50 @@ def kernels() -> Implementations:
     }
 
 
-def rearranged(name: str, run: Run) -> Implementations:
-    """The same implementation, given elements apart, or a few at a time."""
-    return {
-        f"{name}, strided": functools.partial(_strided, run),
-        f"{name}, tails": functools.partial(_tails, run),
-    }
+def on_device(device: str, run: Run, *operands: Tensor) -> Tensor:
+    """`run` there, of operands on the CPU."""
+    return run(*(operand.to(device) for operand in operands)).detach().cpu()
 
 
-def installed(device: str) -> Implementations:
-    """The ops of torch that mish_cuda registers; on CUDA these are the kernels to be judged."""
-    name = "cuda" if device.startswith("cuda") else "mish_cuda"
-    return {name: functools.partial(_through_torch, _mish_cuda, device)}
+def registered(*operands: Tensor) -> Tensor:
+    """The ops that mish_cuda registers; on CUDA these are the kernels to be judged."""
+    ops: Any = torch.ops.mish_cuda
+    op = (ops.mish, ops.mish_backward, ops.mish_double_backward)[len(operands) - 1]
+    result: Tensor = op(*operands)
+    return result
 
 
-def torch_native(device: str) -> Implementations:
+def native(*operands: Tensor) -> Tensor:
     """F.mish, aten.mish_backward and what autograd makes of both."""
-    return {NATIVE: functools.partial(_through_torch, _f_mish, device)}
+    *gradients, x = operands
+    with torch.enable_grad():
+        x = x.clone().requires_grad_()
+        result = F.mish(x)
+        while gradients:
+            # Without a graph, which the last derivative needs not, autograd calls mish_backward.
+            graph = len(gradients) > 1
+            (result,) = torch.autograd.grad(result, x, gradients.pop(), create_graph=graph)
+    return result
 
 
-def products(run: Run) -> Run:
-    """The derivative by an implementation, multiplied by the gradients."""
-    return functools.partial(_products, run)
+def strided(run: Run, *operands: Tensor) -> Tensor:
+    """`run` of elements apart."""
+    return run(*(operand.repeat_interleave(3)[::3] for operand in operands))
+
+
+def tails(run: Run, *operands: Tensor) -> Tensor:
+    """`run` of one to seven at a time, fewer than a vector of any of these formats holds."""
+    ends = itertools.accumulate(itertools.cycle(range(1, 8)))
+    cuts = list(itertools.takewhile(lambda end: end < len(operands[0]), ends))
+    pieces = zip(*(operand.tensor_split(cuts) for operand in operands), strict=True)
+    return torch.cat([run(*piece) for piece in pieces])
+
+
+def products(run: Run, *operands: Tensor) -> Tensor:
+    """The derivative by `run`, multiplied by the gradients."""
+    *gradients, x = operands
+    derivative = run(*[torch.ones_like(x)] * len(gradients), x)
+    return functools.reduce(torch.mul, reversed(gradients), derivative)
 
 
 @functools.cache
@@ -78,48 +99,3 @@ def _kernel(isa: int, *operands: Tensor) -> Tensor:
     strides = (ctypes.c_int64 * 8)(*(t.stride(0) * t.itemsize for t in tensors))
     _library().run(len(operands) - 1, _DTYPES.index(x.dtype), isa, data, strides, x.numel(), 1)
     return out
-
-
-def _strided(run: Run, *operands: Tensor) -> Tensor:
-    return run(*(operand.repeat_interleave(3)[::3] for operand in operands))
-
-
-def _tails(run: Run, *operands: Tensor) -> Tensor:
-    """One to seven at a time, fewer than a vector of any of these formats holds."""
-    ends = itertools.accumulate(itertools.cycle(range(1, 8)))
-    cuts = list(itertools.takewhile(lambda end: end < len(operands[0]), ends))
-    pieces = zip(*(operand.tensor_split(cuts) for operand in operands), strict=True)
-    return torch.cat([run(*piece) for piece in pieces])
-
-
-def _products(run: Run, *operands: Tensor) -> Tensor:
-    *gradients, x = operands
-    product = run(*[torch.ones_like(x)] * len(gradients), x)
-    for gradient in reversed(gradients):
-        product = gradient * product
-    return product
-
-
-def _through_torch(function: Run, device: str, *operands: Tensor) -> Tensor:
-    return function(*(operand.to(device) for operand in operands)).detach().cpu()
-
-
-def _mish_cuda(*operands: Tensor) -> Tensor:
-    ops: Any = torch.ops.mish_cuda
-    op = (ops.mish, ops.mish_backward, ops.mish_double_backward)[len(operands) - 1]
-    result: Tensor = op(*operands)
-    return result
-
-
-def _f_mish(*operands: Tensor) -> Tensor:
-    *gradients, x = operands
-    if len(gradients) < 2:
-        aten = torch.ops.aten
-        result: Tensor = aten.mish_backward(*operands) if gradients else F.mish(x)
-        return result
-    h, g = gradients
-    with torch.enable_grad():
-        x = x.clone().requires_grad_()
-        (first,) = torch.autograd.grad(F.mish(x), x, g, create_graph=True)
-        (second,) = torch.autograd.grad(first, x, h)
-    return second

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import mish_cuda
-from benchmarks.accuracy.errors import NATIVE, WITH_FLOAT64, Errors, together
+from benchmarks.accuracy.errors import NATIVE, WITH_FLOAT64, Errors, Row, distance, errors, row
 from benchmarks.cases import DTYPES
 
 OURS = "mish_cuda"
@@ -34,34 +34,21 @@ _NORMS: dict[str, dict[str, Callable[..., Tensor]]] = {
 }
 
 
-def rows(device: str) -> Iterator[dict[str, Any]]:
-    """Rows of errors: of values, gradients and, of BatchNorm, statistics, by dtype and mean of x.
+def rows(device: str) -> Iterator[Row]:
+    """Rows of errors: of values, gradients and, of BatchNorm, statistics, by dtype and mean of x;
+    one for each of SHAPES.
 
     Both are compared with torch's in float64. ULP are those of the largest true value: sums of
     terms of either sign lose what small results would keep.
     """
-    for dtype, means in MEANS.items():
-        for norm, functions in _NORMS.items():
-            for mean in means:
-                found = defaultdict[tuple[str, str], list[Errors]](list)
-                for shape in SHAPES:
-                    tensors = _inputs(shape, mean, DTYPES[dtype], device)
-                    exact = _results(functions[NATIVE], [t.double() for t in tensors])
-                    for name, function in functions.items():
-                        for what, got in _results(function, tensors).items():
-                            found[what, name].append(_errors(got, exact[what]))
-                for (what, name), each in found.items():
-                    worst = together(each)
-                    yield {
-                        "function": f"{what} of {norm} and Mish",
-                        "implementation": name,
-                        "dtype": dtype,
-                        "reference": WITH_FLOAT64,
-                        "low": mean,
-                        "high": mean,
-                        "numbers": worst.tried,
-                        **worst._asdict(),
-                    }
+    for (dtype, means), (norm, functions), shape in product(MEANS.items(), _NORMS.items(), SHAPES):
+        for mean in means:
+            tensors = _inputs(shape, mean, DTYPES[dtype], device)
+            exact = _results(functions[NATIVE], [t.double() for t in tensors])
+            for name, run in functions.items():
+                for what, got in _results(run, tensors).items():
+                    function, found = f"{what} of {norm} and Mish", _errors(got, exact[what])
+                    yield row(function, name, dtype, WITH_FLOAT64, found, mean, mean)
 
 
 def _inputs(
@@ -90,7 +77,7 @@ def _results(function: Callable[..., Tensor], tensors: Any) -> dict[str, Tensor]
 
 
 def _errors(got: Tensor, true: Tensor) -> Errors:
-    absolute = (got.double() - true).abs().nan_to_num(nan=math.inf, posinf=math.inf)
-    ulps = absolute / (torch.finfo(got.dtype).eps * true.abs().max())
-    worst = (float(ulps.max()), math.nan, float(absolute.max()), math.nan)
-    return Errors(got.numel(), *worst, int((ulps <= 0.5).sum()))
+    result, exact = (tensor.double().cpu().numpy().ravel() for tensor in (got, true))
+    unit = torch.finfo(got.dtype).eps * np.abs(exact).max()
+    nowhere = np.full_like(exact, np.nan)
+    return errors(nowhere, distance(exact, result, exact), 1 / unit)

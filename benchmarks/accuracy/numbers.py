@@ -23,7 +23,6 @@ from torch import Tensor
 from mish_cuda._bounds import DTYPES
 
 Wide = NDArray[np.floating[Any]]
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Format:
     @property
     def bits(self) -> torch.dtype:
         """The integer of the same size."""
-        return _INTEGERS[self.dtype.itemsize]
+        return {2: torch.int16, 4: torch.int32, 8: torch.int64}[self.dtype.itemsize]
 
     @property
     def reference(self) -> str:

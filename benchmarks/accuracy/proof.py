@@ -6,7 +6,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +13,18 @@ from rich.progress import Progress
 from torch import Tensor
 
 from benchmarks.accuracy import errors, implementations, reference
-from benchmarks.accuracy.errors import DEFINITION, LARGEST_GRADIENT, Errors, required
+from benchmarks.accuracy.errors import (
+    DEFINITION,
+    LARGEST_GRADIENT,
+    NATIVE,
+    Errors,
+    Row,
+    required,
+    row,
+)
 from benchmarks.accuracy.implementations import Implementations
 from benchmarks.accuracy.numbers import FP32, FP64, Format, Interval, intervals
-from mish_cuda._bounds import Bound
+from benchmarks.smoke import same_bits
 from mish_cuda._textbook import FUNCTIONS
 
 CHUNK = 2**14  # numbers computed at once: larger temporaries would be fetched from the system anew
@@ -38,7 +45,6 @@ _HARD_POINTS = (
     *(0.0, -1.1924312145154952, -2.2563763963607931, 1.4905711794854285),
 )
 
-Row = dict[str, Any]
 Measured = dict[tuple[str, str], Errors]  # by function and implementation
 Map = Callable[..., Iterable[Measured]]  # map, or that of an executor
 
@@ -63,7 +69,10 @@ def prove(
     """The rows of one format: at most `limit` numbers of each interval, or as many as usual."""
     on_cuda = device.startswith("cuda")
     backend = "cuda" if on_cuda else "cpu"
-    installed, native = implementations.installed(device), implementations.torch_native(device)
+    there = partial(implementations.on_device, device)
+    ours = "cuda" if on_cuda else "mish_cuda"
+    installed: Implementations = {ours: partial(there, implementations.registered)}
+    native: Implementations = {NATIVE: partial(there, implementations.native)}
     judged = installed if on_cuda else implementations.kernels()
     usual = LIMIT_FP64 if number_format is FP64 else ALL
     sweeps = [({**judged, **native}, usual)]
@@ -82,9 +91,10 @@ def prove(
         same = partial(agreement, number_format, x)
         for name, one in judged.items():
             if not is_short:  # of 16 bits, which are computed in float, the sweep tries products
-                own = implementations.products(one)
+                own = partial(implementations.products, one)
                 rows += same({name: one}, "its own derivatives", own, OPS[1:])
-            rows += same(implementations.rearranged(name, one), name, one)
+            rows += same({f"{name}, strided": partial(implementations.strided, one)}, name, one)
+            rows += same({f"{name}, tails": partial(implementations.tails, one)}, name, one)
         if not on_cuda:
             rows += same(installed, name, one)  # the widest, which is the one that is installed
     return rows
@@ -108,15 +118,16 @@ def sweep(
     ]
     measured = run(partial(measure, backend, number_format, alike), *zip(*pieces, strict=True))
     name = f"{number_format.name}: {', '.join(alike)}"
-    found = defaultdict[Interval, list[Measured]](list)
+    found = defaultdict[tuple[Interval, tuple[str, str]], list[Errors]](list)
     tracked = progress.track(measured, total=len(pieces), description=name)
     for (span, _), piece in zip(pieces, tracked, strict=True):
-        found[span].append(piece)
+        for key, each in piece.items():
+            found[span, key].append(each)
+    judge = number_format.reference
     return [
-        row(*key, number_format, number_format.reference, span, each)
-        for span, parts in found.items()
-        for key in parts[0]
-        for each in [errors.together(part[key] for part in parts)]
+        row(*key, number_format.name, judge, errors.together(each), span.low, span.high)
+        | {"numbers": span.count}
+        for (span, key), each in found.items()
     ]
 
 
@@ -183,11 +194,9 @@ def agreement(
         operands = [*gradients(number_format, x, OPS.index(op)), x]
         right = expected(*operands)
         for name, run in alike.items():
-            result = run(*operands)
-            pair = (numbers.contiguous().view(number_format.bits) for numbers in (result, right))
-            same = torch.eq(*pair) | (result.isnan() & right.isnan())  # all NaN are alike
-            found = errors.errors(wide, np.where(same.numpy(), 0.0, np.inf), 1)
-            yield row(op, name, number_format, other, None, found)
+            same = same_bits(run(*operands), right).numpy()
+            found = errors.errors(wide, np.where(same, 0.0, np.inf), 1)
+            yield row(op, name, number_format.name, other, found)
 
 
 def against_definition(
@@ -196,12 +205,10 @@ def against_definition(
     """The errors of the reference, in ULP of the format: at the worst x of `rows`, and others."""
     spread = sample(number_format, spans, DEFINITION_NUMBERS // len(spans))
     for order, function in enumerate(FUNCTIONS):
-        worst = [
-            r[at] for r in rows if r["function"] == function for at in ("ulp_at", "absolute_at")
-        ]
-        x = np.unique(
-            number_format.widen(torch.cat([number_format.round(np.array(worst)), spread]))
-        )
+        of_function = (r for r in rows if r["function"] == function)
+        worst = [r[at] for r in of_function for at in ("ulp_at", "absolute_at")]
+        tried = torch.cat([number_format.round(np.array(worst)), spread])
+        x = np.unique(number_format.widen(tried))
         x = x[np.abs(x) < 1000]  # so that mpmath's e^x stays small
         values = reference.evaluate(x)[order]
         off = np.array([reference.error(*each, order) for each in zip(x, values, strict=True)])
@@ -210,27 +217,5 @@ def against_definition(
             if inside.any() and not bound.correct:
                 ulps = number_format.ulps(values[inside])
                 found = errors.errors(x[inside], off[inside], ulps)
-                fixed = (function, number_format.reference, number_format, DEFINITION)
-                yield row(*fixed, bound, found)
-
-
-def row(
-    function: str,
-    implementation: str,
-    number_format: Format,
-    judge: str,
-    span: Interval | Bound | None,
-    found: Errors,
-) -> Row:
-    """A row of a file of results; without a span that of all x. Only an Interval knows how many
-    numbers it has: elsewhere they are those that were tried."""
-    return {
-        "function": function,
-        "implementation": implementation,
-        "dtype": number_format.name,
-        "reference": judge,
-        "low": span.low if span else -math.inf,
-        "high": span.high if span else math.inf,
-        "numbers": span.count if isinstance(span, Interval) else found.tried,
-        **found._asdict(),
-    }
+                names = (function, number_format.reference, number_format.name, DEFINITION)
+                yield row(*names, found, bound.low, bound.high)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pandas as pd
 
@@ -29,24 +28,20 @@ Ours: the worst of all instruction sets. error: the largest, and the x where it 
 in the last place of the true value or absolute, as the bound is; where it is a sum, the ULP
 beyond its absolute part. right: share correctly rounded. reference: what the others are
 judged by, itself judged by mpmath, at the worst x of every interval and at others; it has to
-be within a hundredth of the bound."""
-
-
-NORMS_NOTE = """\
-The largest errors, in ULP of the largest true value, of some inputs with this mean and a
-deviation of 2. Ours may be off by as much as torch's norm and F.mish, and one ULP."""
+be within a hundredth of the bound. Norms: in ULP of the largest true value, of some inputs
+with this mean and a deviation of 2; ours may be off by as much as torch's norm and F.mish,
+and one ULP."""
+JUDGES = (*WIDER, DEFINITION, WITH_FLOAT64)
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:
-    """The errors in each region, of norms, and pairs that have to give the same bits."""
-    of_norms = list(_norms(rows))
-    rows = rows[rows.reference != WITH_FLOAT64]
+    """The errors in each region, and pairs that have to give the same bits."""
     header = (
         *("function", "x", "required", "error", "at", "right", "ok"),
         *("F.mish: error", "F.mish: at", "F.mish: right", "reference"),
     )
     found = [Table("errors, and what is required", frame(header, _lines(rows)), NOTE, names=3)]
-    pairs = rows[~rows.reference.isin((*WIDER, DEFINITION))]
+    pairs = rows[~rows.reference.isin(JUDGES)]
     lines = []
     for pair, group in pairs.groupby(["implementation", "reference", "dtype"], sort=False):
         tried, differ = group.tried.sum(), (group.tried - group.correct).sum()
@@ -55,27 +50,19 @@ def tables(rows: pd.DataFrame) -> list[Table]:
     if lines:
         names = ("implementation", "the same bits as", "dtype", "of")
         found.append(Table("the same bits", frame((*names, "tried", "differ", "ok"), lines), "", 4))
-    if of_norms:
-        columns = ("", "dtype", "mean", "error", "F.mish: error", "ok")
-        texts = ((*what, f"{o:.3g}", f"{t:.3g}", yes_no(ok)) for *what, o, t, ok in of_norms)
-        found.append(Table("norms with Mish", frame(columns, texts), NORMS_NOTE, 3))
     return found
 
 
 def judge(rows: pd.DataFrame) -> list[Verdict]:
     """One verdict for each bound and implementation, but F.mish, of which nothing is required."""
-    of_norms = [
-        Verdict(f"{what}, {dtype}, mean {mean}", f"<= {t + 1:.3g} ULP", f"{o:.3g} ULP", ok)
-        for what, dtype, mean, o, t, ok in _norms(rows)
-    ]
-    return of_norms + [
+    return [
         Verdict(
             f"{r.function}, {r.dtype}, x {region(r.bound)}, {r.implementation}",
             str(r.bound) or "exact",
             ", ".join(filter(None, _figures(r, r.bound))),
             keep(r, r.bound),
         )
-        for r in _judged(rows[rows.reference != WITH_FLOAT64]).itertuples()
+        for r in _judged(rows).itertuples()
         if r.implementation != NATIVE
     ]
 
@@ -85,6 +72,8 @@ def region(bound: Bound) -> str:
     low, high = bound.low, bound.high
     if math.isnan(low):
         return "inf, NaN"
+    if low == high:
+        return f"of mean {low:g}"
     if math.isinf(low):
         return "finite" if math.isinf(high) else f"<= {high:g}"
     if math.isinf(high):
@@ -92,51 +81,51 @@ def region(bound: Bound) -> str:
     return f"{low:g} to {high:g}"
 
 
-def _norms(rows: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
-    """What, dtype and mean, the errors of ours and of torch's norm with F.mish, and a verdict."""
-    rows = rows[rows.reference == WITH_FLOAT64]
-    for (what, dtype, mean), group in rows.groupby(["function", "dtype", "low"], sort=False):
-        native = group.implementation == NATIVE
-        ours, theirs = group.ulp[~native].max(), group.ulp[native].max()
-        yield what, dtype, f"{mean:g}", ours, theirs, bool(ours <= theirs + 1)
-
-
 def _judged(rows: pd.DataFrame) -> pd.DataFrame:
     """The errors of each implementation in the region of each bound, beside the bound that it is
     held to. `place` is that of the bound among those of the function.
     """
     backend = "cuda" if (rows.implementation == "cuda").any() else "cpu"
-    keys = ["dtype", "function", "reference", "implementation"]
+    keys = ["dtype", "function", "reference"]
     found = []
     for key, group in rows.groupby(keys, sort=False):
-        dtype, function, reference, _ = key
-        exact = reference not in (*WIDER, DEFINITION)
-        bounds = [SAME_BITS] if exact else required(backend, dtype, function)
-        for place, bound in enumerate(bounds):
-            inside = [r for r in group.itertuples() if covers(bound, r.low, r.high)]
-            if reference == DEFINITION:
-                bound = replace(bound, ulp=bound.ulp / 100, absolute=bound.absolute / 100)
-            if inside:
-                found.append((*key, place, bound, *together(inside)))
-    return pd.DataFrame(found, columns=[*keys, "place", "bound", *Errors._fields])
+        for place, bound in enumerate(_bounds(backend, group)):
+            inside = [covers(bound, *ends) for ends in zip(group.low, group.high, strict=True)]
+            for name, each in group[inside].groupby("implementation", sort=False):
+                found.append((*key, place, bound, name, *together(each.itertuples())))
+    return pd.DataFrame(found, columns=[*keys, "place", "bound", "implementation", *Errors._fields])
+
+
+def _bounds(backend: str, rows: pd.DataFrame) -> list[Bound]:
+    """What is required of a function in a dtype beside a reference; `rows` are all such errors."""
+    dtype, function, reference = rows[["dtype", "function", "reference"]].iloc[0]
+    if reference == WITH_FLOAT64:
+        native = rows[rows.implementation == NATIVE]
+        means = native.groupby("low", sort=False).ulp.max()
+        return [Bound(mean, mean, ulp + 1, 0, 0) for mean, ulp in means.items()]
+    if reference not in JUDGES:
+        return [SAME_BITS]
+    share = 0.01 if reference == DEFINITION else 1
+    return [
+        replace(bound, ulp=bound.ulp * share, absolute=bound.absolute * share)
+        for bound in required(backend, dtype, function)
+    ]
 
 
 def _lines(rows: pd.DataFrame) -> Iterator[tuple[str, ...]]:
     """One for each region, of ours, F.mish and the reference."""
-    judged = _judged(rows[rows.reference.isin((*WIDER, DEFINITION))])
+    judged = _judged(rows[rows.reference.isin(JUDGES)])
     for (dtype, function, _), group in judged.groupby(["dtype", "function", "place"], sort=False):
-        each = list(group.itertuples())
-        known = [r for r in each if r.reference == DEFINITION]
-        native = [r for r in each if r.implementation == NATIVE]
-        ours = [r for r in each if r.reference != DEFINITION and r.implementation != NATIVE]
-        if not ours + native:
+        known, native = group.reference == DEFINITION, group.implementation == NATIVE
+        ours = group[~known & ~native]
+        if known.all():
             continue
-        bound = (ours + native)[0].bound
+        bound = group.bound[~known].iloc[0]
         worst, theirs, reference = (
-            _figures(together(some), bound) if some else ("", "", "")
-            for some in (ours, native, known)
+            _figures(together(some.itertuples()), bound) if len(some) else ("", "", "")
+            for some in (ours, group[native], group[known])
         )
-        ok = yes_no(all(keep(r, bound) for r in ours)) if ours else ""
+        ok = yes_no(all(keep(r, bound) for r in ours.itertuples())) if len(ours) else ""
         names = (f"{function}, {dtype}", region(bound), str(bound) or "exact")
         yield (*names, *worst, ok, *theirs, reference[0])
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout  # a dependency of torch
 from rich.console import Console
@@ -17,7 +15,7 @@ from benchmarks.display import progress_bar
 from benchmarks.paper import data
 from benchmarks.paper import plots as pictures
 from benchmarks.paper.protocol import ACTIVATIONS, DEFAULTS, SEEDS
-from benchmarks.paper.study import Epoch, Run, Study, read
+from benchmarks.paper.study import Study, read
 from benchmarks.paper.training import train
 from benchmarks.plot import draw
 from benchmarks.timing import threads
@@ -48,19 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_names(parser, "--activations", ACTIVATIONS)
 
-    def add(name: str, what: str, of: Mapping[str, float], **kind: Any) -> None:
-        known = ", ".join(f"{value:g} for {dataset}" for dataset, value in of.items())
-        flag = f"--{name.replace('_', '-')}"
-        add_number(parser, flag, help=f"{what} (default: {known})", **kind)
-
-    def defaults(name: str) -> dict[str, float]:
-        return {dataset: getattr(settings, name) for dataset, settings in DEFAULTS.items()}
-
-    add("seeds", "runs of each activation; more can be added later", SEEDS)
-    add("epochs", "passes over the training images", defaults("epochs"))
-    add("width", "channels of the network's first stage", defaults("width"))
-    add("batch_size", "images in a batch", defaults("batch_size"))
-    add("learning_rate", "of Adam", defaults("learning_rate"), kind=rate)
+    of_each = {dataset: vars(s) | {"seeds": SEEDS[dataset]} for dataset, s in DEFAULTS.items()}
+    for name, what in {
+        "seeds": "runs of each activation; more can be added later",
+        "epochs": "passes over the training images",
+        "width": "channels of the network's first stage",
+        "batch_size": "images in a batch",
+        "learning_rate": "of Adam",
+    }.items():
+        known = ", ".join(f"{values[name]:g} for {dataset}" for dataset, values in of_each.items())
+        flag, kind = f"--{name.replace('_', '-')}", rate if name == "learning_rate" else None
+        add_number(parser, flag, help=f"{what} (default: {known})", kind=kind)
     add_number(parser, "--threads", default=1, help="of the CPU")
     add_device(parser)
     parser.add_argument(
@@ -111,15 +107,11 @@ def _train_all(args: argparse.Namespace, console: Console) -> None:
             todo = [each for each in runs if each not in study.finished()]
             task = bar.add_task("", total=len(todo) * settings.epochs)
             for place, run in enumerate(todo):
-
-                def show(epoch: Epoch, run: Run = run, place: int = place) -> None:
+                for epoch in train(run, study, dataset, args.device):
                     right = f"{run[0]}, seed {run[1]}: {epoch['test_accuracy']:.2f} % right"
                     done = place * settings.epochs + epoch["epoch"]
                     bar.update(task, completed=done, description=right)
-                    if epoch["epoch"] == settings.epochs:
-                        console.print(right)
-
-                train(run, study, dataset, args.device, show)
+                console.print(right)
     except Timeout as error:
         raise Refused(
             f"another process is training in {args.output}: wait for it, or choose another folder "

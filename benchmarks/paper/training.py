@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -18,17 +18,14 @@ from torch import Generator, Tensor, nn
 from benchmarks.architectures import ACTIVATIONS as MODULES
 from benchmarks.architectures import se_resnet18
 from benchmarks.paper.data import Dataset
-from benchmarks.paper.protocol import ACTIVATIONS
+from benchmarks.paper.protocol import ACTIVATIONS, Settings
 from benchmarks.paper.study import Epoch, Run, Study
 
 TEST_BATCH = 1000
 
 
-def train(
-    run: Run, study: Study, dataset: Dataset, device: str, on_epoch: Callable[[Epoch], None]
-) -> None:
-    """Trains and records a run, from its checkpoint if there is one; `on_epoch` is told of each
-    epoch.
+def train(run: Run, study: Study, dataset: Dataset, device: str) -> Iterator[Epoch]:
+    """Trains and records a run, from its checkpoint if there is one; yields each new epoch.
 
     Bit for bit the same on a CPU with the same number of threads, interrupted or not. On CUDA the
     weights and batches are the same, but not the order of every sum.
@@ -40,12 +37,14 @@ def train(
     while len(curve) < settings.epochs:
         start = time.perf_counter()
         generator = Generator().manual_seed(1_000_000 * run[1] + len(curve))
-        loss = _train_epoch(network, optimizer, settings.batch_size, dataset, device, generator)
-        figures = {"train_loss": loss, "test_accuracy": _test(network, dataset, device)}
-        seconds = time.perf_counter() - start
-        curve.append({"epoch": len(curve) + 1, **figures, "seconds": seconds})
+        epoch: Epoch = {
+            "epoch": len(curve) + 1,
+            "train_loss": _train_epoch(network, optimizer, settings, dataset, device, generator),
+            "test_accuracy": _test(network, dataset, device),
+        }
+        curve.append(epoch | {"seconds": time.perf_counter() - start})
         study.save(run, network, optimizer, curve)
-        on_epoch(curve[-1])
+        yield curve[-1]
 
 
 def initial_network(run: Run, width: int, dataset: Dataset) -> nn.Module:
@@ -75,7 +74,7 @@ def augment(images: Tensor, generator: Generator) -> Tensor:
 def _train_epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batch_size: int,
+    settings: Settings,
     dataset: Dataset,
     device: str,
     generator: Generator,
@@ -84,7 +83,7 @@ def _train_epoch(
     network.train()
     total = torch.zeros((), dtype=torch.float64, device=device)
     order = torch.randperm(len(dataset.train_labels), generator=generator)
-    for batch in order.split(batch_size):
+    for batch in order.split(settings.batch_size):
         images = dataset.train_images[batch].to(device) / dataset.white
         labels = dataset.train_labels[batch].to(device)
         if dataset.augmented:
@@ -101,13 +100,9 @@ def _train_epoch(
 def _test(network: nn.Module, dataset: Dataset, device: str) -> float:
     """Percent of the test images that are classified right."""
     network.eval()
-    right = 0
-    batches = zip(
-        dataset.test_images.split(TEST_BATCH), dataset.test_labels.split(TEST_BATCH), strict=True
-    )
-    for images, labels in batches:
-        logits = network(_centred(images.to(device) / dataset.white))
-        right += int((logits.argmax(1) == labels.to(device)).sum())
+    batches = dataset.test_images.split(TEST_BATCH)
+    logits = torch.cat([network(_centred(x.to(device) / dataset.white)) for x in batches])
+    right = int((logits.argmax(1).cpu() == dataset.test_labels).sum())
     return 100 * right / len(dataset.test_labels)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 
 from benchmarks import environment, results, views
-from benchmarks.arguments import FAILED, Refused, add_csv
+from benchmarks.arguments import FAILED, add_csv
 from benchmarks.sass import kernels
 from benchmarks.sass.tables import judge
-from build_config import DEFAULT_ARCHS, BuildError
+from build_config import DEFAULT_ARCHS
 
 DESCRIPTION = """\
 Compiles the CUDA kernels, disassembles them, counts the instructions of the vector
@@ -17,7 +17,7 @@ status is 1 if a budget is exceeded.
 """
 # The architectures that the budgets were set for. Not 11.0 too: the disassembler of the Triton that
 # torch 2.11 installs does not know it.
-ARCHS = tuple(a.replace(".", "") for a in DEFAULT_ARCHS if a not in ("7.5", "8.6", "11.0"))
+ARCHS = [arch for arch in DEFAULT_ARCHS if arch not in ("7.5", "8.6", "11.0")]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,12 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
-        tools = kernels.find(ARCHS)
-        rows = kernels.count_all(tools, ARCHS)
-    except (BuildError, ValueError) as error:
-        raise Refused(str(error)) from error
-    facts = environment.without_kernels(f"nvcc {tools.toolkit.nvcc}", args.command)
+    toolkit = kernels.find_toolkit(ARCHS)
+    cuobjdump = kernels.find_disassembler(toolkit)
+    facts = environment.without_kernels(f"nvcc {toolkit.nvcc}", args.command)
+    rows = kernels.count_all(toolkit, cuobjdump, [arch.replace(".", "") for arch in ARCHS])
     with results.open_writer(args.csv, "counts", facts) as write:
         write(rows)
     (source,) = found = results.read([args.csv])

@@ -8,24 +8,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from importlib.util import find_spec
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import build_config
-from benchmarks.sass.listing import Body, analyse, parse, shortest_path, summary
-from build_config import BuildError
+from benchmarks.arguments import Refused
+from benchmarks.sass.listing import WIDE, Body, analyse, parse
 from csrc.cuda import nvcc
 from csrc.cuda.nvcc import Toolkit
 
-ROOT = Path(__file__).parents[2]
-SOURCE = ROOT / "csrc/cuda/mish_kernels.cu"
-NORM_SOURCE = ROOT / "csrc/cuda/norm_kernels.cu"
-HEADERS = ROOT / "csrc"
+CSRC = Path(__file__).parents[2] / "csrc"
+SOURCE, NORM_SOURCE = CSRC / "cuda/mish_kernels.cu", CSRC / "cuda/norm_kernels.cu"
 PLAIN_HEADERS = Path(__file__).with_name("plain")
 
 Row = dict[str, Any]
@@ -34,17 +32,27 @@ _REPORT = re.compile(
     r".*?Used (\d+) registers",
     re.S,
 )
+# By the mangled name of the type.
+_DTYPES = {"f": "fp32", "13__nv_bfloat16": "bf16", "6__half": "fp16", "d": "fp64"}
+ITEM_BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp64": 64}
+FORMULAS = ("ours", "plain")  # csrc/mish_math.h and plain/mish_math.h
 
-
-class Toolchain(NamedTuple):
-    """The programs of a CUDA toolkit that this package needs."""
-
-    toolkit: Toolkit
-    cuobjdump: str
-
-    @property
-    def nvcc(self) -> str:
-        return str(self.toolkit.root / "bin/nvcc")
+# With N = 1, for unaligned tensors, a kernel has no vector body. First
+# mish::cuda::dense<Op, T, Kind, N>: large tiles and small ones.
+_DENSE = re.compile(rf"5denseILNS_2OpE(\d)E({'|'.join(_DTYPES)})LNS0_4KindE(\d)ELi(?!1E)\d+E")
+_LARGE = "0"
+# mish::cuda::apply<T, N> and others. The sums of reduce are doubles, not packs.
+_NORM = re.compile(rf"cuda\d(apply|reduce|finish)I({'|'.join(_DTYPES)})Li(?!1E)\d+E")
+# By the value of mish::Op, or the name of the kernel.
+DIRECTIONS = {
+    "0": "forward",
+    "1": "backward",
+    "2": "double backward",
+    "apply": "norm forward",
+    "reduce": "norm sums",
+    "finish": "norm backward",
+}
+INPUTS = dict(zip(DIRECTIONS.values(), (1, 2, 3, 1, 2, 2), strict=True))  # tensors that it reads
 
 
 class Resources(NamedTuple):
@@ -54,17 +62,29 @@ class Resources(NamedTuple):
     spill_bytes: int
 
 
-def find(archs: Sequence[str]) -> Toolchain:
-    """The first toolkit that compiles for all of `archs` ("90"), and a disassembler."""
-    wanted = {f"{arch[:-1]}.{arch[-1]}" for arch in archs}
-    toolkits, rejected = nvcc.find(os.environ, [Path(p) for p in sys.path])
-    toolkit = next((t for t in toolkits if wanted <= set(t.archs)), None)
-    if toolkit is None:
-        found = "; ".join([*map(str, toolkits), *rejected]) or "no nvcc was found"
-        raise BuildError(
-            f"an nvcc that compiles for {', '.join(sorted(wanted))} is needed, but {found}. "
-            "`make sass` installs one; or set CUDA_HOME to a toolkit of CUDA 13."
-        )
+def find_toolkit(archs: Sequence[str], major: str = "") -> Toolkit:
+    """The first toolkit that compiles for all of `archs` ("9.0"), of that major version if given.
+
+    Raises:
+        Refused: there is none.
+    """
+    toolkits, rejected = nvcc.find(os.environ, [Path(folder) for folder in sys.path])
+    for toolkit in toolkits:
+        if {*archs} <= {*toolkit.archs} and major in ("", toolkit.major):
+            return toolkit
+    found = "; ".join([*map(str, toolkits), *rejected]) or "no nvcc was found"
+    raise Refused(
+        f"expected an nvcc of CUDA {major or 13} that compiles for {', '.join(archs)}, but {found}."
+        " Set CUDA_HOME to such a toolkit; `make sass` installs one for itself."
+    )
+
+
+def find_disassembler(toolkit: Toolkit) -> str:
+    """The program cuobjdump.
+
+    Raises:
+        Refused: there is none.
+    """
     folders = [str(toolkit.root / "bin"), os.environ.get("PATH", "")]
     # pip's CUDA packages have no cuobjdump, but Triton, which torch installs, brings its own.
     triton = find_spec("triton")
@@ -72,31 +92,45 @@ def find(archs: Sequence[str]) -> Toolchain:
         folders.append(str(Path(triton.origin).parent / "backends/nvidia/bin"))
     cuobjdump = shutil.which("cuobjdump", path=os.pathsep.join(folders))
     if cuobjdump is None:
-        raise BuildError(
+        raise Refused(
             f"{toolkit} has no cuobjdump, and there is none on PATH or in a triton package. "
             "Install a whole CUDA toolkit, or `pip install triton`."
         )
-    return Toolchain(toolkit, cuobjdump)
+    return cuobjdump
 
 
-def compile_kernels(
-    tools: Toolchain, arch: str, formula: str, source: Path = SOURCE
-) -> tuple[str, dict[str, Resources]]:
-    """Compiles the kernels and returns their disassembly and what ptxas says of them.
+def count_all(toolkit: Toolkit, cuobjdump: str, archs: Sequence[str]) -> list[Row]:
+    """The rows of all kernels, compiled for all `archs` ("90"), several at a time: the dense ones
+    from both formulas."""
 
-    The formula "plain" takes mish_math.h from the headers of PyTorch's.
-    """
-    plain = formula == "plain"
-    includes = [PLAIN_HEADERS, HEADERS] if plain else [HEADERS]
-    with tempfile.TemporaryDirectory() as scratch:
-        cubin = str(Path(scratch, "kernels.cubin"))
+    def count(arch: str, formula: str, source: Path) -> list[Row]:
+        plain = formula == "plain"
         # PyTorch lets nvcc fuse, and knows no pairs of floats.
         flags = ["-O3", "-DMISH_PAIRS=0"] if plain else build_config.NVCC_FLAGS
-        arguments = [*flags, "-cubin", f"-arch=sm_{arch}", "-Xptxas=-v", "-o", cubin]
-        arguments += [f"-I{folder}" for folder in [*includes, *tools.toolkit.include_dirs]]
-        report = _run(tools.nvcc, *arguments, str(source))
-        listing = _run(tools.cuobjdump, "-sass", cubin)
-    return listing, read_report(report)
+        # The first mish_math.h that is found is taken.
+        includes = [*([PLAIN_HEADERS] if plain else []), CSRC, *toolkit.include_dirs]
+        with tempfile.TemporaryDirectory() as scratch:
+            cubin = str(Path(scratch, "kernels.cubin"))
+            arguments = [*flags, *(f"-I{folder}" for folder in includes), "-o", cubin]
+            arguments += ["-cubin", f"-arch=sm_{arch}", "-Xptxas=-v", str(source)]
+            report = output_of(str(toolkit.root / "bin/nvcc"), *arguments)
+            return rows(arch, formula, output_of(cuobjdump, "-sass", cubin), read_report(report))
+
+    jobs = [*product(archs, FORMULAS, [SOURCE]), *product(archs, ["ours"], [NORM_SOURCE])]
+    with ThreadPoolExecutor() as pool:
+        return list(chain.from_iterable(pool.map(count, *zip(*jobs, strict=True))))
+
+
+def output_of(*command: str) -> str:
+    """What a program prints.
+
+    Raises:
+        Refused: it fails.
+    """
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise Refused(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout + done.stderr  # ptxas reports to stderr
 
 
 def read_report(report: str) -> dict[str, Resources]:
@@ -107,86 +141,32 @@ def read_report(report: str) -> dict[str, Resources]:
     }
 
 
-def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise BuildError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-    return done.stdout + done.stderr  # ptxas reports to stderr
-
-
-# By the value of mish::Op; an operation reads one tensor more than the one before.
-DIRECTIONS = ("forward", "backward", "double backward")
-# By the mangled name of the type.
-_DTYPES = {"f": "fp32", "13__nv_bfloat16": "bf16", "6__half": "fp16", "d": "fp64"}
-ITEM_BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp64": 64}
-FORMULAS = ("ours", "plain")  # csrc/mish_math.h and plain/mish_math.h
-
-# mish::cuda::dense<Op, T, Kind, N>: large tiles and small ones. With N = 1, for unaligned tensors,
-# it has no vector body.
-_DENSE = re.compile(
-    r"5denseILNS_2OpE(\d)E(f|d|6__half|13__nv_bfloat16)LNS0_4KindE(\d)ELi(?!1E)\d+E"
-)
-_LARGE = "0"
-# mish::cuda::apply<T, N> and others. The sums of reduce are doubles, not packs.
-_NORM = re.compile(r"cuda\d(apply|reduce|finish)I(f|d|6__half|13__nv_bfloat16)Li(?!1E)\d+E")
-NORMS = {"apply": "norm forward", "reduce": "norm sums", "finish": "norm backward"}
-# The tensors that a kernel reads.
-INPUTS = dict(zip((*DIRECTIONS, *NORMS.values()), (1, 2, 3, 1, 2, 2), strict=True))
-
-
-def count_all(tools: Toolchain, archs: Sequence[str]) -> list[Row]:
-    """The rows of all kernels, compiled for all `archs` from both formulas, several at a time."""
-    jobs = list(product(archs, FORMULAS))
-    with ThreadPoolExecutor() as pool:
-        compiled = pool.map(lambda job: compile_kernels(tools, *job), jobs)
-        norms = pool.map(lambda arch: compile_kernels(tools, arch, "ours", NORM_SOURCE), archs)
-        return [
-            *(r for job, output in zip(jobs, compiled, strict=True) for r in rows(*job, *output)),
-            *(
-                r
-                for arch, output in zip(archs, norms, strict=True)
-                for r in norm_rows(arch, *output)
-            ),
-        ]
-
-
 def rows(arch: str, formula: str, listing: str, report: Mapping[str, Resources]) -> list[Row]:
     """The rows of the kernels with a vector body in a disassembly; `report` is by mangled name.
 
-    The counts are those of large tiles, the late loads those of both tiles.
+    Of dense kernels the counts are those of large tiles, the late loads those of both tiles. Of
+    norms there are no rows in fp64: branches in their maths, which one path says nothing of.
+
+    Raises:
+        Refused: a kernel has no vector body.
     """
-    bodies: dict[tuple[int, str], dict[str, tuple[str, Body]]] = {}
+    found, late = [], Counter[tuple[str, str]]()
     for name, instructions in parse(listing).items():
-        if match := _DENSE.search(name):
-            operation, dtype = int(match[1]), _DTYPES[match[2]]
-            try:
-                body = analyse(instructions)
-            except ValueError as error:
-                what = f"sm_{arch} {dtype} {DIRECTIONS[operation]}, {formula}"
-                raise ValueError(f"{what}: {error}") from error
-            bodies.setdefault((operation, dtype), {})[match[3]] = name, body
-    found = []
-    for operation, dtype in sorted(bodies, key=lambda k: (k[0], list(ITEM_BITS).index(k[1]))):
-        tiles = bodies[operation, dtype]
-        name, body = tiles[_LARGE]
-        body = replace(body, late_loads=sum(tile.late_loads for _, tile in tiles.values()))
-        found.append(row(arch, DIRECTIONS[operation], dtype, formula, body, report[name]))
-    return found
-
-
-def norm_rows(arch: str, listing: str, report: Mapping[str, Resources]) -> list[Row]:
-    """The rows of the kernels of norms that work on packs, in a disassembly. Those of fp64 have
-    branches in their maths, which one path says nothing of."""
-    found = []
-    for name, instructions in parse(listing).items():
-        match = _NORM.search(name)
-        if match and match[2] != "d":
-            path = shortest_path(instructions, store_bits=64 if match[1] == "reduce" else 128)
-            body = summary(instructions, path)
-            direction, dtype = NORMS[match[1]], _DTYPES[match[2]]
-            found.append(row(arch, direction, dtype, "ours", body, report[name]))
-    order = list(NORMS.values()), list(ITEM_BITS)
-    return sorted(found, key=lambda r: (order[0].index(r["direction"]), order[1].index(r["dtype"])))
+        dense = _DENSE.search(name)
+        match = dense or _NORM.search(name)
+        if not match or (not dense and match[2] == "d"):
+            continue
+        direction, dtype = DIRECTIONS[match[1]], _DTYPES[match[2]]
+        try:
+            body = analyse(instructions, 64 if match[1] == "reduce" else WIDE, one_path=not dense)
+        except ValueError as error:
+            raise Refused(f"sm_{arch} {dtype} {direction}, {formula}: {error}") from error
+        late[direction, dtype] += body.late_loads
+        if not dense or dense[3] == _LARGE:
+            found.append(row(arch, direction, dtype, formula, body, report[name]))
+    directions, dtypes = list(INPUTS), list(ITEM_BITS)
+    found.sort(key=lambda r: (directions.index(r["direction"]), dtypes.index(r["dtype"])))
+    return [{**r, "late_loads": late[r["direction"], r["dtype"]]} for r in found]
 
 
 def row(
@@ -195,24 +175,21 @@ def row(
     """A row of a file of results; instructions and MUFU are for each element."""
     bits = ITEM_BITS[dtype]
     elements = sum(body.load_bits) // (bits * INPUTS[direction])
-    least, most = (count / elements for count in body.instructions)
-    mufu_least, mufu_most = (count / elements for count in body.mufu)
     return {
         "arch": f"sm_{arch}",
         "direction": direction,
         "dtype": dtype,
         "formula": formula,
         "elements": elements,
-        "registers": resources.registers,
-        "spill_bytes": resources.spill_bytes,
+        **resources._asdict(),
         "checks": body.checks,
         "branches": body.branches,
         "local_accesses": body.local,
         "late_loads": body.late_loads,
         "stored_elements": sum(body.store_bits) // bits,
         "access_bits": " ".join(map(str, sorted({*body.load_bits, *body.store_bits}))),
-        "instructions_least": least,
-        "instructions_most": most,
-        "mufu_least": mufu_least,
-        "mufu_most": mufu_most,
+        "instructions_least": body.instructions[0] / elements,
+        "instructions_most": body.instructions[1] / elements,
+        "mufu_least": body.mufu[0] / elements,
+        "mufu_most": body.mufu[1] / elements,
     }

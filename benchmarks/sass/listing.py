@@ -17,7 +17,7 @@ _INSTRUCTION = re.compile(
 _TARGET = re.compile(r"0x([0-9a-f]+)\s*$")
 _LOADS, _STORES, _LOCAL = ("LDG", "LD"), ("STG", "ST"), ("LDL", "STL")
 _MATHS = ("MUFU", "FFMA", "FFMA2", "FMUL", "FMUL2", "DFMA", "DMUL")
-_WIDE = 128  # bits
+WIDE = 128  # bits
 
 
 @dataclass(frozen=True)
@@ -85,60 +85,42 @@ def parse(text: str) -> dict[str, list[Instruction]]:
     }
 
 
-def analyse(kernel: Sequence[Instruction]) -> Body:
+def analyse(kernel: Sequence[Instruction], store_bits: int = WIDE, one_path: bool = False) -> Body:
     """Finds the vector body of a kernel and counts.
 
-    It leads through wide stores, wherever the compiler put those. Before its first load it has
-    fewer conditions than the path of the last block, which asks for each pack whether it is whole.
-    Calls are left out: library functions make them for rare values only.
+    It leads through stores of `store_bits` or more, wherever the compiler put those. Before its
+    first load it has fewer conditions than the path of the last block, which asks for each pack
+    whether it is whole. Calls are left out: library functions make them for rare values only.
 
-    Raises:
-        ValueError: there is no wide store.
-    """
-    graph = _graph(kernel)
-    shortest = _through_last_store(graph, kernel[0], _WIDE)
-    first_load = _first(shortest, _LOADS)
-    head = shortest[:first_load]
-    reached = nx.single_source_shortest_path(graph, shortest[first_load])  # in order of distance
-    rest = list(reached)
-    every = head + rest
-    return Body(
-        instructions=(len(shortest), len(every)),
-        mufu=(_count(shortest, "MUFU"), _count(every, "MUFU")),
-        load_bits=[step.bits for step in rest if step.name in _LOADS],
-        store_bits=[step.bits for step in rest if step.name in _STORES],
-        checks=_count(head, "BRA"),
-        branches=_count(rest, "BRA"),
-        local=_count(kernel, *_LOCAL),
-        late_loads=_count(rest[_first(rest, _MATHS) :], *_LOADS),
-    )
-
-
-def shortest_path(kernel: Sequence[Instruction], store_bits: int) -> list[Instruction]:
-    """From the entry of a kernel through its last store of so many bits to its end: each loop once,
-    and round what few threads do.
+    With `one_path`, for the kernels of norms, the shortest path is all that counts: each loop once,
+    and round what few threads do. No branch of it is a check. Of loads and stores all wide ones of
+    the kernel count: the others move the numbers of a row.
 
     Raises:
         ValueError: there is no such store.
     """
-    return _through_last_store(_graph(kernel), kernel[0], store_bits)
+    graph = _graph(kernel)
+    shortest = _through_last_store(graph, kernel[0], store_bits)
+    first_load = 0 if one_path else _first(shortest, _LOADS)
+    head, rest = shortest[:first_load], shortest[first_load:]
+    if not one_path:
+        rest = list(nx.single_source_shortest_path(graph, rest[0]))  # in order of distance
+    every = head + rest
+    accesses = kernel if one_path else every
 
-
-def summary(kernel: Sequence[Instruction], path: Sequence[Instruction]) -> Body:
-    """Counts along a path. Of loads and stores only wide ones: the others move a row's numbers."""
-
-    def wide(names: Sequence[str], steps: Sequence[Instruction]) -> list[int]:
-        return [step.bits for step in steps if step.name in names and step.bits >= _WIDE]
+    def bits(names: Sequence[str], steps: Sequence[Instruction]) -> list[int]:
+        found = [step.bits for step in steps if step.name in names]
+        return [width for width in found if width >= WIDE] if one_path else found
 
     return Body(
-        instructions=(len(path), len(path)),
-        mufu=(_count(path, "MUFU"), _count(path, "MUFU")),
-        load_bits=wide(_LOADS, kernel),
-        store_bits=wide(_STORES, kernel),
-        checks=0,
-        branches=_count(path, "BRA"),
+        instructions=(len(shortest), len(every)),
+        mufu=(_count(shortest, "MUFU"), _count(every, "MUFU")),
+        load_bits=bits(_LOADS, accesses),
+        store_bits=bits(_STORES, accesses),
+        checks=_count(head, "BRA"),
+        branches=_count(rest, "BRA"),
         local=_count(kernel, *_LOCAL),
-        late_loads=len(wide(_LOADS, path[_first(path, _MATHS) :])),
+        late_loads=len(bits(_LOADS, every[_first(every, _MATHS) :])),
     )
 
 

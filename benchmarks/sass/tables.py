@@ -7,26 +7,15 @@ from collections.abc import Iterator
 import pandas as pd
 
 from benchmarks.display import Table, Verdict, frame
-from benchmarks.sass.kernels import NORMS
 
 # Instructions for each element, loads and stores included. Double backward has no budget: training
 # runs it only for a gradient of a gradient.
 INSTRUCTIONS = {
-    ("forward", "fp32"): 34,
-    ("forward", "bf16"): 13,
-    ("forward", "fp16"): 13,
-    ("backward", "fp32"): 44,
-    ("backward", "bf16"): 20,
-    ("backward", "fp16"): 20,
-    ("norm forward", "fp32"): 43,
-    ("norm forward", "bf16"): 20,
-    ("norm forward", "fp16"): 20,
-    ("norm sums", "fp32"): 50,
-    ("norm sums", "bf16"): 27,
-    ("norm sums", "fp16"): 27,
-    ("norm backward", "fp32"): 59,
-    ("norm backward", "bf16"): 31,
-    ("norm backward", "fp16"): 31,
+    "forward": {"fp32": 34, "bf16": 13, "fp16": 13},
+    "backward": {"fp32": 44, "bf16": 20, "fp16": 20},
+    "norm forward": {"fp32": 43, "bf16": 20, "fp16": 20},
+    "norm sums": {"fp32": 50, "bf16": 27, "fp16": 27},
+    "norm backward": {"fp32": 59, "bf16": 31, "fp16": 31},
 }
 # Special functions for each element: 16 bits take an exponential and a reciprocal, fp32 computes
 # the exponential itself.
@@ -61,7 +50,7 @@ def tables(rows: pd.DataFrame) -> list[Table]:
     for operation, group in rows.groupby(["direction", "dtype"], sort=False):
         counts = ["instructions_least", "instructions_most"]
         by_arch = (_pair(group[group.arch == arch], counts) for arch in archs)
-        lines.append((*operation, *by_arch, str(INSTRUCTIONS.get(operation, ""))))
+        lines.append((*operation, *by_arch, str(budget(*operation) or "")))
         others.append((*operation, *(_pair(group, columns) for columns in _OTHERS.values())))
     names = ("direction", "dtype")
     return [
@@ -74,51 +63,44 @@ def judge(rows: pd.DataFrame) -> list[Verdict]:
     """A verdict on each budget of each of our kernels."""
     key = ["arch", "direction", "dtype"]
     ours, plain = (rows[rows.formula == formula] for formula in ("ours", "plain"))
-    pairs = ours.merge(plain[[*key, "instructions_most"]], on=key, suffixes=("", "_plain"))
-    norms = ours[ours.direction.isin(NORMS.values())]
-    return [
-        Verdict(f"{kernel.arch} {kernel.dtype} {kernel.direction}: {what}", required, measured, ok)
-        for kernels, judged in ((pairs, _judge), (norms, _judge_norm))
-        for kernel in kernels.itertuples()
-        for what, required, measured, ok in judged(kernel)
-    ]
+    # Norms are compiled from our formula alone.
+    both = ours.merge(plain[[*key, "instructions_most"]], "left", key, suffixes=("", "_plain"))
+    return [verdict for kernel in both.itertuples() for verdict in _judge(kernel)]
 
 
-def _judge_norm(k: pd.Series) -> Iterator[tuple[str, str, str, bool]]:
-    stored = 0 if k.direction == NORMS["reduce"] else k.elements
-    yield "elements stored", str(stored), str(k.stored_elements), k.stored_elements == stored
-    yield from _judge_memory(k)
-    # Places are found by a division or two.
-    mufu = MUFU[k.dtype] + 0.1
-    yield "MUFU", f"<= {mufu}", f"{k.mufu_most:.2f}", k.mufu_most <= mufu
-    budget, count = INSTRUCTIONS[k.direction, k.dtype], k.instructions_most
-    yield "instructions", f"<= {budget}", f"{count:.2f}", count <= budget
+def budget(direction: str, dtype: str) -> int | None:
+    """The instructions that a kernel may have for each element."""
+    return INSTRUCTIONS.get(direction, {}).get(dtype)
 
 
-def _judge_memory(k: pd.Series) -> Iterator[tuple[str, str, str, bool]]:
-    spilled = k.spill_bytes + k.local_accesses
-    yield "bytes spilled, accesses to local memory", "0", str(spilled), spilled == 0
-    yield "loads behind maths", "0", str(k.late_loads), k.late_loads == 0
+def _judge(k: pd.Series) -> Iterator[Verdict]:
+    name, is_norm = f"{k.arch} {k.dtype} {k.direction}", k.direction.startswith("norm")
 
+    def same(what: str, required: object, measured: object) -> Verdict:
+        return Verdict(f"{name}: {what}", str(required), str(measured), measured == required)
 
-def _judge(k: pd.Series) -> Iterator[tuple[str, str, str, bool]]:
-    yield "bits of global accesses", "128", k.access_bits, k.access_bits == "128"
-    stored = k.stored_elements
-    yield "elements stored", str(k.elements), str(stored), stored == k.elements
-    yield from _judge_memory(k)
-    # To know a full block takes one.
-    yield "branches before the first load", "<= 1", str(k.checks), k.checks <= 1
+    def most(what: str, bound: float, measured: float, form: str = "g") -> Verdict:
+        texts = f"<= {bound:{form}}", f"{measured:{form}}"
+        return Verdict(f"{name}: {what}", *texts, bool(measured <= bound))
+
+    stored = 0 if k.direction == "norm sums" else k.elements
+    yield same("elements stored", stored, k.stored_elements)
+    yield same("bytes spilled, accesses to local memory", 0, k.spill_bytes + k.local_accesses)
+    yield same("loads behind maths", 0, k.late_loads)
+    if not is_norm:
+        yield same("bits of global accesses", "128", k.access_bits)
+        # To know a full block takes one.
+        yield most("branches before the first load", 1, k.checks)
     if k.dtype == "fp64":
         share = k.instructions_most / k.instructions_most_plain
-        bound = FP64_SHARE_OF_PLAIN
-        yield "share of PyTorch's instructions", f"<= {bound:.0%}", f"{share:.0%}", share <= bound
+        yield most("share of PyTorch's instructions", FP64_SHARE_OF_PLAIN, share, ".0%")
         return
-    yield "branches after the first load", "0", str(k.branches), k.branches == 0
-    mufu = MUFU[k.dtype]
-    yield "MUFU", f"<= {mufu}", f"{k.mufu_most:.2f}", k.mufu_most <= mufu
-    if budget := INSTRUCTIONS.get((k.direction, k.dtype)):
-        count = k.instructions_most
-        yield "instructions", f"<= {budget}", f"{count:.2f}", count <= budget
+    if not is_norm:
+        yield same("branches after the first load", 0, k.branches)
+    # Norms find places by a division or two.
+    yield most("MUFU", MUFU[k.dtype] + 0.1 * is_norm, k.mufu_most)
+    if bound := budget(k.direction, k.dtype):
+        yield most("instructions", bound, k.instructions_most)
 
 
 def _pair(rows: pd.DataFrame, columns: list[str]) -> str:
@@ -126,9 +108,7 @@ def _pair(rows: pd.DataFrame, columns: list[str]) -> str:
     ranges = []
     for formula in ("ours", "plain"):
         texts = rows.loc[rows.formula == formula, columns].astype(str).to_numpy().ravel()
-        values = [float(part) for text in texts for part in text.split()]
-        if not values:  # of norms there is ours only
-            continue
-        ends = [f"{end:.1f}".removesuffix(".0") for end in (min(values), max(values))]
-        ranges.append("-".join(dict.fromkeys(ends)))
+        if values := [float(part) for text in texts for part in text.split()]:  # else a norm
+            ends = [f"{end:.1f}".removesuffix(".0") for end in (min(values), max(values))]
+            ranges.append("-".join(dict.fromkeys(ends)))
     return " / ".join(ranges)

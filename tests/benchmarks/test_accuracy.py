@@ -24,6 +24,7 @@ from benchmarks.accuracy.errors import (
     errors,
     keep,
     required,
+    row,
     together,
 )
 from benchmarks.accuracy.implementations import Implementations
@@ -54,21 +55,16 @@ def sweep(backend: str, number_format: Format, alike: Implementations, limit: in
 
 @EACH_FORMAT
 def test_numbers_are_in_order(number_format: Format) -> None:
-    infinity, info = number_format.ordinal(math.inf), torch.finfo(number_format.dtype)
-    smallest = np.longdouble(info.smallest_normal * info.eps)
-
-    def values(start: int) -> list[float]:
-        return list(number_format.widen(number_format.numbers(start, start + 3)))
-
-    assert values(-infinity - 1)[:2] == [-math.inf, info.min]
-    assert values(-2) == [-smallest, 0, 0]
-    assert np.signbit(values(-2)).tolist() == [True, True, False]
-    assert values(infinity - 1)[:2] == [info.max, math.inf]
-    for value in (-math.inf, -3.0, -0.0, 0.0, 0.5, math.inf):
-        assert values(number_format.ordinal(value))[0] == value
-    assert (number_format.ordinal(-0.0), number_format.ordinal(0.0)) == (-1, 0)
+    info, infinity = torch.finfo(number_format.dtype), number_format.ordinal(math.inf)
+    for start, step in ((-infinity - 1, infinity // 500 | 1), (-100, 1), (infinity - 9, 1)):
+        ordinals = range(start, min(start + 1001 * step, infinity + 1), step)
+        values = number_format.widen(number_format.numbers(start, ordinals.stop, step))
+        assert (np.diff(values) >= 0).all()
+        assert [number_format.ordinal(value) for value in values] == list(ordinals)
+    assert values[-2:].tolist() == [info.max, math.inf]
     for value in (-87.3, 87.3):
-        below, above, _ = values(number_format.ordinal(value))
+        place = number_format.ordinal(value)
+        below, above = number_format.widen(number_format.numbers(place, place + 2))
         assert below <= value < above
 
 
@@ -102,8 +98,7 @@ def test_steps_are_odd_and_keep_the_limit() -> None:
     for limit in (1, 100, 12345):
         assert span.ordinals(limit).step % 2 == 1
         assert len(span.ordinals(limit)) <= limit
-    # The zeros are on either side of the cut.
-    assert (span.stop, above.first) == (0, 0)
+    assert (span.stop, above.first) == (0, 0)  # the zeros are on either side of the cut
     assert covers(Bound(-3, 0, 1, 0, 0), -1, 0)
     assert not covers(Bound(-3, 0, 1, 0, 0), 0, 1)
     assert covers(LIMITS, math.nan, math.nan)
@@ -127,31 +122,32 @@ def found(
     return errors(wide, distance(wide, rounded, exact, sign), FP32.ulps(exact), allowance)
 
 
-def test_errors_count_in_units_of_the_true_value() -> None:
-    unit = 2.0**-23
-    x, true, result = [1.0, 2.0, 3.0], [1.0, 2.0, 4.0 - unit], [1 + 3 * unit, 2.0, 4.0]
-    assert found(x, true, result) == Errors(3, 3.0, 1.0, 3 * unit, 1.0, 2)
-    allowed = found(x, true, result, allowance=4 * unit)
-    assert (allowed.ulp, allowed.absolute, allowed.correct) == (0, 3 * unit, 2)
-    in_part = found(x, true, result, allowance=unit)
-    assert (in_part.ulp, in_part.ulp_at) == (2.0, 1.0)
+UNIT = 2.0**-23
 
 
 @pytest.mark.parametrize(
-    ("true", "result"), [(1.0, math.nan), (1.0, math.inf), (math.nan, 1.0), (math.inf, 3e38)]
+    ("allowance", "expected"),
+    [
+        (0, Errors(3, 3.0, 1.0, 3 * UNIT, 1.0, 2)),
+        (UNIT, Errors(3, 2.0, 1.0, 3 * UNIT, 1.0, 2)),
+        (4 * UNIT, Errors(3, 0.0, 1.0, 3 * UNIT, 1.0, 2)),
+    ],
 )
-def test_nan_and_infinity_have_to_be_right(true: float, result: float) -> None:
-    wrong = found([5.0, 6.0], [1.0, true], [1.0, result])
-    assert (wrong.ulp, wrong.absolute, wrong.absolute_at) == (math.inf, math.inf, 6.0)
-    right = found([5.0, 6.0], [1.0, true], [1.0, true])
+def test_errors_count_in_units_of_the_true_value(allowance: float, expected: Errors) -> None:
+    true, result = [1.0, 2.0, 4.0 - UNIT], [1 + 3 * UNIT, 2.0, 4.0]
+    assert found([1.0, 2.0, 3.0], true, result, allowance=allowance) == expected
+
+
+@pytest.mark.parametrize(
+    ("true", "result"),
+    [(1.0, math.nan), (1.0, math.inf), (math.nan, 1.0), (math.inf, 3e38), (-0.0, 0.0)],
+)
+def test_nan_infinity_and_signs_have_to_be_right(true: float, result: float) -> None:
+    x = [5.0, -1e-40 if true == 0 else 6.0]
+    wrong = found(x, [1.0, true], [1.0, result], sign=True)
+    assert (wrong.ulp, wrong.absolute, wrong.absolute_at) == (math.inf, math.inf, x[1])
+    right = found(x, [1.0, true], [1.0, true], sign=True)
     assert (right.ulp, right.absolute, right.correct) == (0, 0, 2)
-
-
-def test_sign_has_to_be_kept() -> None:
-    x, true, flipped = [-1e-40, 0.0, -0.0], [-0.0, 0.0, -0.0], [-0.0, 0.0, 0.0]
-    assert found(x, true, true, sign=True).absolute == 0
-    assert found(x, true, flipped, sign=True).absolute == math.inf
-    assert found(x, true, flipped).absolute == 0
 
 
 def test_any_difference_in_bits_counts() -> None:
@@ -176,21 +172,19 @@ def test_bounds_are_kept(number_format: Format) -> None:
     rows = proof.prove("cpu", number_format, NO_BAR, limit=200)
     verdicts = judge(rows)
     assert [str(verdict) for verdict in verdicts if not verdict.ok] == []
-    judged = {(v.required, v.subject) for v in verdicts}
-    for function in FUNCTIONS:
+    subjects = [v.subject for v in verdicts]
+    for function, kernel in itertools.product(FUNCTIONS, implementations.kernels()):
         for bound in required("cpu", number_format.name, function):
-            for kernel in implementations.kernels():
-                region = f"x {tables.region(bound)}"
-                subject = f"{function}, {number_format.name}, {region}, {kernel}"
-                assert (str(bound) or "exact", subject) in judged
-    tried = {row["implementation"]: row["tried"] for row in rows if row["reference"] == "mpmath"}
-    assert list(tried) == [number_format.reference]
+            region = f"x {tables.region(bound)}"
+            assert f"{function}, {number_format.name}, {region}, {kernel}" in subjects
+    tried = {row["implementation"] for row in rows if row["reference"] == "mpmath"}
+    assert tried == {number_format.reference}
     # Products, and implementations that give the same bits.
-    assert {v.subject.split(",")[0] for v in verdicts} == {*FUNCTIONS, *proof.OPS}
-    assert any("strided" in v.subject for v in verdicts)
+    assert {subject.split(",")[0] for subject in subjects} == {*FUNCTIONS, *proof.OPS}
+    assert any("strided" in subject for subject in subjects)
     # Nothing is required of F.mish, which is tried, too.
     assert {r["function"] for r in rows if r["implementation"] == NATIVE} >= set(FUNCTIONS)
-    assert not any(NATIVE in v.subject for v in verdicts)
+    assert not any(NATIVE in subject for subject in subjects)
 
 
 @pytest.mark.parametrize("off", [0, -5])
@@ -213,13 +207,19 @@ def test_a_kernel_that_is_off_is_found(off: int) -> None:
         assert sum(row["tried"] for row in rows if row["function"] == function) == 65536
 
 
+def test_a_kernel_has_to_keep_the_sign_of_zero() -> None:
+    (span,) = (span for span in proof.cut("cpu", FP16) if span.stop == 0)
+    lost: Implementations = {"mine": lambda *x: implementations.native(*x).detach() + 0}
+    assert proof.measure("cpu", FP16, lost, span, range(-1, 0))["f", "mine"].ulp == math.inf
+
+
 @needs_extension
 @pytest.mark.parametrize(("number_format", "functions"), [(FP32, FUNCTIONS), (FP16, proof.OPS)])
 def test_the_kernels_of_a_gpu_are_judged_by_their_own_bounds(
     number_format: Format, functions: tuple[str, ...]
 ) -> None:
     """The same run, with the ops of the CPU in their place."""
-    on_gpu = dict(zip(["cuda"], implementations.installed("cpu").values(), strict=True))
+    on_gpu: Implementations = {"cuda": implementations.registered}
     verdicts = judge(sweep("cuda", number_format, on_gpu, 100))
     assert all(verdict.ok for verdict in verdicts)
     name = number_format.name
@@ -253,10 +253,16 @@ def test_gradients_scale_absolute_bounds_alone() -> None:
     assert (twice.ulp, twice.absolute) == (once.ulp, 4 * once.absolute)
 
 
+def test_the_reference_has_to_keep_a_hundredth_of_the_bound() -> None:
+    worst = Errors(100, 0.03, 1.0, 0, 1.0, 100)  # the bound is 2.5 ULP
+    (verdict,) = judge([row("f", FP32.reference, "fp32", "mpmath", worst, -87.3)])
+    assert not verdict.ok
+
+
 def test_tables_show_the_figure_that_the_bound_is_about(tmp_path: Path) -> None:
     measured = Errors(1000, 2.25, -3.5, 7e-37, -88.0, 900)
     rows = [
-        proof.row("f", name, FP32, FP32.reference, Bound(*ends, 0, 0, 0), measured)
+        row("f", name, "fp32", FP32.reference, measured, *ends)
         for ends in ((-math.inf, -87.3), (-87.3, -1.0), (-1.0, math.inf))
         for name in ("AVX2", "AVX-512", NATIVE)
     ]
@@ -267,8 +273,6 @@ def test_tables_show_the_figure_that_the_bound_is_about(tmp_path: Path) -> None:
         "f, fp32|<= -87.3|1.1e-36|7e-37|-88|90.00%|yes|7e-37|-88|90.00%|",
         "f, fp32|> -87.3|2.5 ULP|2.25 ULP|-3.5|90.00%|yes|2.25 ULP|-3.5|90.00%|",
     ]
-    path.write_text(path.read_text().replace("7e-37", "tiny", 1))
-    assert main("table", path) == 2
 
 
 @needs_extension
@@ -290,8 +294,7 @@ def test_without_the_kernels_it_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(implementations, "LIBRARY", Path("nowhere.so"))
-    told = refusal(capsys, "accuracy", "--device", "cpu")
-    assert "nowhere.so is not built. Run: make accuracy" in told
+    assert "Run: make accuracy" in refusal(capsys, "accuracy", "--device", "cpu")
 
 
 @needs_extension
@@ -301,10 +304,14 @@ def test_norms_are_held_to_the_errors_of_torch(monkeypatch: pytest.MonkeyPatch) 
     judged = judge(rows)
     assert len(judged) == (6 + 4) * 4  # BatchNorm and GroupNorm; fp32 with two means, bf16, fp16
     assert [str(verdict) for verdict in judged if not verdict.ok] == []
-    (table,) = [t for t in tables.tables(frame(rows, "errors")) if t.title == "norms with Mish"]
-    assert len(table.frame) == len(judged)
+    of_torch = [r for r in rows if (r["implementation"], r["low"]) == (NATIVE, 1e4)]
+    by_torch = {r["function"]: r["ulp"] for r in of_torch}
+    assert by_torch["dx of BatchNorm and Mish"] > 2  # which loses digits to so large a mean
     of_ours = next(row for row in rows if row["implementation"] == norms.OURS)
-    of_ours["ulp"] += 2
+    of_ours["ulp"] += 10
     assert [verdict.ok for verdict in judge(rows)].count(False) == 1
+    (table,) = tables.tables(frame(rows, "errors"))
+    assert len(table.frame) == len(judged)
+    assert list(table.frame.ok).count("NO") == 1
     lost = norms._errors(torch.tensor([1.0, math.nan]), torch.ones(2).double())
     assert lost.ulp == lost.absolute == math.inf

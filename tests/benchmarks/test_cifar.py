@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rows import main
+from rows import main, refusal
 
 from benchmarks.arguments import Refused
 from benchmarks.paper import data
@@ -42,42 +42,35 @@ def _torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", module)
 
 
-def published(folder: Path, text: str = "as published") -> Path:
+def lay(folder: Path, form: str, text: str = "as published") -> Path:
+    """Puts the data set into a folder, and returns what to give as --data."""
     extracted = folder / Cifar10.base_folder
     extracted.mkdir()
     (extracted / "batch").write_text(text)
-    return extracted
+    if form in ("archive", "cut off"):
+        archive = folder / Cifar10.filename
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(extracted, Cifar10.base_folder)
+        shutil.rmtree(extracted)
+        if form == "cut off":
+            archive.write_bytes(archive.read_bytes()[:-40])
+    return extracted if form == "itself" else folder
 
 
-def packed(folder: Path, text: str = "as published") -> Path:
-    archive = folder / Cifar10.filename
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(published(folder, text), Cifar10.base_folder)
-    shutil.rmtree(folder / Cifar10.base_folder)
-    return archive
-
-
-@pytest.mark.parametrize("kind", ["archive", "beside", "itself"])
-def test_cifar_is_read_from_its_archive_and_its_folder(kind: str, tmp_path: Path) -> None:
-    folder = {"archive": packed, "beside": published, "itself": published}[kind](tmp_path)
-    found = data.load("cifar10", folder if kind == "itself" else tmp_path)
-    assert found.train_images.dtype == torch.uint8
+@pytest.mark.parametrize("form", ["archive", "folder", "itself"])
+def test_cifar_is_read_from_its_archive_and_its_folder(form: str, tmp_path: Path) -> None:
+    found = data.load("cifar10", lay(tmp_path, form))
+    assert (found.train_images.shape, found.train_images.dtype) == ((4, 3, 32, 32), torch.uint8)
     assert found.train_labels.tolist() == [0, 1, 2, 0]
     assert found.test_labels.tolist() == [2, 1]
     assert found.classes == 3
     np.testing.assert_array_equal(found.test_images.permute(0, 2, 3, 1), IMAGES[4:])
-    assert found.train_images.shape == (4, 3, 32, 32)
 
 
-def cut_off(folder: Path, _: str) -> None:
-    archive = packed(folder)
-    archive.write_bytes(archive.read_bytes()[:-40])
-
-
-@pytest.mark.parametrize("make", [packed, published, cut_off, None])
-def test_files_that_are_not_the_published_ones_are_refused(make: Any, tmp_path: Path) -> None:
-    if make:
-        make(tmp_path, "something else")
+@pytest.mark.parametrize("form", ["archive", "folder", "cut off", ""])
+def test_files_that_are_not_the_published_ones_are_refused(form: str, tmp_path: Path) -> None:
+    if form:
+        lay(tmp_path, form, "something else")
     with pytest.raises(Refused, match=f"{tmp_path} does not hold .*as published.*{data.URL}"):
         data.load("cifar10", tmp_path)
 
@@ -93,19 +86,17 @@ def test_files_that_are_not_the_published_ones_are_refused(make: Any, tmp_path: 
 def test_what_is_missing_is_named(
     options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main("paper", "--output", tmp_path / "out", *options) == 2
-    assert message in capsys.readouterr().err
+    assert message in refusal(capsys, "paper", "--output", tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
 
 
 def test_cifar_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    packed(tmp_path)
+    lay(tmp_path, "archive")
     options = ["--dataset", "cifar10", "--data", tmp_path, "--activations", "Mish", "--seeds", "1"]
     options += ["--width", "2", "--epochs", "1", "--device", "cpu", "--output", tmp_path / "out"]
     assert main("paper", *options) == 0
     assert "cifar10" in (tmp_path / "out" / "summary.md").read_text()
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    assert main("paper", *options) == 2
-    assert "needs the Python package torchvision: pip install" in capsys.readouterr().err
+    assert "needs the Python package torchvision" in refusal(capsys, "paper", *options)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
+import itertools
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
-from rows import main, one_thread, refusal  # noqa: F401
+from rows import main, one_thread, read, refusal  # noqa: F401
 from torch import Tensor
 
 pytest.importorskip("scipy", reason="no scipy: pip install 'mish_cuda[test]'")
@@ -36,14 +37,12 @@ SETTINGS = Settings(
 TINY = ["--width=2", "--epochs=3", "--batch-size=128", "--learning-rate=0.01", "--seeds=1"]
 TINY += ["--device", "cpu"]
 BOTH = ["--activations", "ReLU", "Mish"]
-VARYING = ("seconds", "command", "clock", "commit")
 
 
-def rows(folder: Path) -> list[dict[str, str]]:
-    """Of a folder, without what differs from one measurement to the next."""
-    with (folder / "epochs.csv").open(newline="") as file:
-        found = list(csv.DictReader(file))
-    return [{k: v for k, v in row.items() if k not in VARYING} for row in found]
+def measured(folder: Path) -> list[dict[str, Any]]:
+    """Rows without what differs from one measurement to the next."""
+    rows = read(folder / "epochs.csv").drop(columns=["seconds", "command", "clock", "commit"])
+    return rows.to_dict("records")  # type: ignore[no-any-return]
 
 
 def arguments(folder: Path, *options: str) -> tuple[str, ...]:
@@ -56,53 +55,45 @@ def run(folder: Path, *options: str) -> int:
 
 def test_digits_are_those_of_scikit_learn() -> None:
     digits = data.load("digits", None)
-    assert digits.train_images.shape == (896, 1, 8, 8)
-    assert digits.test_images.shape == (901, 1, 8, 8)
+    shapes = digits.train_images.shape, digits.test_images.shape
+    assert shapes == ((896, 1, 8, 8), (901, 1, 8, 8))
     assert int(digits.train_images.max()) == digits.white
     # The file's first ten are one of each.
     assert digits.train_labels[:10].tolist() == list(range(10))
     assert digits.train_images[0, 0, 0].tolist() == [0, 0, 5, 13, 9, 1, 0, 0]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_all_activations_start_from_the_same_weights(seed: int) -> None:
+def test_all_activations_start_from_the_same_weights() -> None:
     digits = data.load("digits", None)
-    networks = (training.initial_network((name, seed), 2, digits) for name in ACTIVATIONS)
-    states = [network.state_dict() for network in networks]
-    other = training.initial_network(("Mish", seed + 1), 2, digits).state_dict()
-    for state in states[1:]:
-        assert state.keys() == states[0].keys()
-        assert all(torch.equal(state[key], states[0][key]) for key in state)
-    assert not torch.equal(next(iter(other.values())), next(iter(states[0].values())))
+
+    def weights(name: str, seed: int = 0) -> dict[str, Tensor]:
+        return training.initial_network((name, seed), 2, digits).state_dict()
+
+    for name in ACTIVATIONS:
+        torch.testing.assert_close(weights(name), weights("Mish"), rtol=0, atol=0)
+    with pytest.raises(AssertionError, match="not close"):
+        torch.testing.assert_close(weights("Mish", 1), weights("Mish"))
 
 
 def test_all_activations_see_the_same_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Tensor] = []
-    network = training.se_resnet18
-
-    def recorded(*arguments: object) -> torch.nn.Module:
-        module = network(*arguments)
-        module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
-        return module
-
-    monkeypatch.setattr(training, "se_resnet18", recorded)
+    centred = training._centred
     digits = dataclasses.replace(data.load("digits", None), augmented=True)
 
     def batches(name: str, seed: int) -> list[Tensor]:
-        seen.clear()
+        seen: list[Tensor] = []
+        monkeypatch.setattr(training, "_centred", lambda x: seen.append(centred(x)) or seen[-1])
         study = Study(tmp_path, SETTINGS, collect("cpu", ""))
-        training.train((name, seed), study, digits, "cpu", lambda _: None)
-        return list(seen)
+        list(training.train((name, seed), study, digits, "cpu"))
+        return seen
 
     mish, relu, other = batches("Mish", 0), batches("ReLU", 0), batches("Mish", 1)
     assert len(mish) == SETTINGS.epochs * (896 // 128 + 1)
-    assert all(torch.equal(a, b) for a, b in zip(mish, relu, strict=True))
+    torch.testing.assert_close(mish, relu, rtol=0, atol=0)
     assert not torch.equal(mish[0], other[0])
     assert not torch.equal(mish[0], mish[896 // 128 + 1])  # of the second epoch
-    assert mish[0].min() == -1
-    assert mish[0].max() == 1
+    assert mish[0].aminmax() == (-1, 1)
 
 
 def test_augmentation_is_that_of_pillow() -> None:
@@ -132,9 +123,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_run_writes_what_it_measured(
-    uninterrupted: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_writes_what_it_measured(uninterrupted: Path) -> None:
     (source,) = results.read([uninterrupted / "epochs.csv"])
     found = source.rows
     assert list(found.activation) == ["Mish"] * 3 + ["ReLU"] * 3
@@ -145,30 +134,32 @@ def test_run_writes_what_it_measured(
     assert source.facts["command"].startswith("python -m benchmarks paper run --output")
     assert found.test_accuracy.iloc[2] > 10
     assert not list(uninterrupted.glob("checkpoints/*"))
-    summary = (uninterrupted / "summary.md").read_text()
+
+
+def test_plot_makes_pictures_and_summary_again(
+    uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (uninterrupted / "summary.md").read_text()
     written = [uninterrupted / name for name in ("summary.md", "accuracy.png", "curves.png")]
     for path in written:
         path.unlink()
     assert main("paper", "plot", "--output", uninterrupted) == 0
-    assert written[0].read_text() == summary
+    assert written[0].read_text() == before
     assert all(path.exists() for path in written)
-    out = capsys.readouterr().out
-    assert "not tested" in out
-    assert "90.526" in out
+    assert "not tested" in capsys.readouterr().out
 
 
 def test_a_killed_process_loses_at_most_an_epoch(uninterrupted: Path, tmp_path: Path) -> None:
     """By SIGKILL, while the checkpoint of the second epoch is on its way."""
-    program = (
-        "import os, pathlib, sys; from benchmarks import cli; calls = []\n"
-        "replace = pathlib.Path.replace\n"
-        "def fatal(self, target):\n"
-        "    calls.append(target)\n"
-        f"    os.kill(os.getpid(), {int(signal.SIGKILL)}) if len(calls) == 2 else None\n"
-        "    return replace(self, target)\n"
-        "pathlib.Path.replace = fatal\n"
-        "cli.main(sys.argv[1:])"
-    )
+    program = """
+import itertools, os, pathlib, signal, sys
+from benchmarks import cli
+replace, count = pathlib.Path.replace, itertools.count(1)
+def fatal(self, target):
+    return os.kill(os.getpid(), signal.SIGKILL) if next(count) == 2 else replace(self, target)
+pathlib.Path.replace = fatal
+cli.main(sys.argv[1:])
+"""
     command = [sys.executable, "-c", program, *arguments(tmp_path, *BOTH)]
     killed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -176,15 +167,7 @@ def test_a_killed_process_loses_at_most_an_epoch(uninterrupted: Path, tmp_path: 
     assert len(torch.load(tmp_path / "checkpoints" / "Mish-0.pt")["curve"]) == 1
 
     assert run(tmp_path, *BOTH) == 0
-    assert rows(tmp_path) == rows(uninterrupted)
-
-
-def test_two_processes_do_not_share_a_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with FileLock(tmp_path / ".lock"):
-        told = refusal(capsys, *arguments(tmp_path, *BOTH))
-    assert f"another process is training in {tmp_path}" in told
+    assert measured(tmp_path) == measured(uninterrupted)
 
 
 @pytest.mark.parametrize("call", range(1, 7))
@@ -192,94 +175,30 @@ def test_wherever_it_stops_the_result_is_the_same(
     call: int, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before each of the six times that a file is replaced: after each of 3 epochs of 2 runs."""
-    calls: list[Path] = []
-    epochs: list[float] = []
-    replace, train_epoch = Path.replace, training._train_epoch
+    replace, calls = Path.replace, itertools.count(1)
+    train_epoch = Mock(wraps=training._train_epoch)
 
     def stop(self: Path, target: Path) -> Path:
-        calls.append(target)
-        if len(calls) == call:
+        if next(calls) == call:
             raise KeyboardInterrupt
         return replace(self, target)
 
-    def count(*arguments: Any) -> float:
-        epochs.append(train_epoch(*arguments))
-        return epochs[-1]
-
     monkeypatch.setattr(Path, "replace", stop)
-    monkeypatch.setattr(training, "_train_epoch", count)
+    monkeypatch.setattr(training, "_train_epoch", train_epoch)
     monkeypatch.setattr(command, "_show", lambda *_: None)
     assert run(tmp_path, *BOTH) == 130
     assert run(tmp_path, *BOTH) == 0
-    assert len(epochs) <= 2 * 3 + 1
-    assert rows(tmp_path) == rows(uninterrupted)
+    assert train_epoch.call_count <= 2 * 3 + 1
+    assert measured(tmp_path) == measured(uninterrupted)
 
 
 def test_more_seeds_and_activations_can_be_added(uninterrupted: Path, tmp_path: Path) -> None:
     assert run(tmp_path, "--activations", "ReLU") == 0
     assert run(tmp_path, "--activations", "Mish", "ReLU", "--seeds", "2") == 0
-    found = rows(tmp_path)
-    runs = [(row["activation"], row["seed"]) for row in found]
-    assert list(dict.fromkeys(runs)) == [("ReLU", "0"), ("Mish", "0"), ("Mish", "1"), ("ReLU", "1")]
-    assert [*found[3:6], *found[:3]] == rows(uninterrupted)
-
-
-@pytest.mark.parametrize("finished", [True, False])
-def test_other_settings_are_not_mixed_in(
-    finished: bool, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if finished:
-        (tmp_path / "epochs.csv").write_bytes((uninterrupted / "epochs.csv").read_bytes())
-    else:
-        study = Study(tmp_path, SETTINGS, collect("cpu", ""))
-        network = torch.nn.Linear(1, 1)
-        study.save(("Swish", 0), network, torch.optim.Adam(network.parameters()), [{"epoch": 1}])
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    message = refusal(capsys, *arguments(tmp_path, "--width", "3", "--learning-rate", "0.1"))
-    assert "width: 2 there, 3 now" in message
-    assert "learning_rate: 0.01 there, 0.1 now" in message
-    assert "epochs:" not in message
-    assert "--output" in message
-    (tmp_path / ".lock").unlink(missing_ok=True)  # the only thing that may be new
-    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-
-
-def test_a_damaged_checkpoint_and_an_output_that_is_a_file_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "checkpoints" / "Mish-0.pt"
-    path.parent.mkdir()
-    path.write_bytes(b"nothing of the kind")
-    assert str(path) in refusal(capsys, *arguments(tmp_path))
-    assert "File exists" in refusal(capsys, *arguments(path))
-    assert "File exists" in refusal(capsys, "paper", "pictures", "--output", path)
-    missing = refusal(capsys, "paper", "plot", "--output", tmp_path)
-    assert f"{tmp_path / 'epochs.csv'} cannot be read" in missing
-    assert path.exists()
-
-
-def edited(line: int, column: str, value: str) -> Callable[[str], str]:
-    """Puts another value into a cell of a CSV file; line 1 is the header."""
-
-    def edit(text: str) -> str:
-        lines = text.splitlines()
-        cells = lines[line - 1].split(",")
-        cells[lines[0].split(",").index(column)] = value
-        lines[line - 1] = ",".join(cells)
-        return "\n".join(lines) + "\n"
-
-    return edit
-
-
-DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
-    "epoch twice": (edited(3, "epoch", "1"), "of Mish, seed 0, got 1, 1, 3"),
-    "dataset": (edited(2, "dataset", "mnist"), "line 2: expected one of digits, "),
-    "activation": (edited(3, "activation", "Foo"), "line 3: expected one of Mish, "),
-    "other settings": (edited(3, "width", "3"), "runs of more than one width: 2, 3"),
-    "other torch": (edited(3, "torch", "2.9.0"), "runs of more than one torch"),
-    "accuracy": (edited(4, "test_accuracy", "nan"), "line 4: expected a percentage"),
-    "loss": (edited(2, "train_loss", "-1"), "line 2: expected a number from 0"),
-}
+    found = measured(tmp_path)
+    runs = [(row["activation"], row["seed"]) for row in found[::3]]
+    assert runs == [("ReLU", 0), ("Mish", 0), ("Mish", 1), ("ReLU", 1)]
+    assert [*found[3:6], *found[:3]] == measured(uninterrupted)
 
 
 @pytest.fixture
@@ -289,32 +208,77 @@ def folder(uninterrupted: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
-def test_damage_is_told_before_the_training_and_before_plots(
-    damage: Callable[[str], str],
-    message: str,
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_settings_are_not_mixed_in(
+    finished: bool, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, summary = folder / "epochs.csv", folder / "summary.md"
-    path.write_text(damage(path.read_text()))
-    summary.write_text("of what was there before")
-    monkeypatch.setattr(training, "train", None)
-    for line in (("paper", "plot", "--output", folder), arguments(folder, *BOTH)):
-        told = refusal(capsys, *line)
-        assert str(path) in told
-        assert message in told
-    assert summary.read_text() == "of what was there before"
+    if not finished:
+        (folder / "epochs.csv").unlink()
+        study = Study(folder, SETTINGS, collect("cpu", ""))
+        network = torch.nn.Linear(1, 1)
+        study.save(("Swish", 0), network, torch.optim.Adam(network.parameters()), [{"epoch": 1}])
+
+    def contents() -> dict[Path, bytes]:
+        files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+        return {path: path.read_bytes() for path in files}
+
+    before = contents()
+    message = refusal(capsys, *arguments(folder, "--width", "3", "--learning-rate", "0.1"))
+    assert "width: 2 there, 3 now" in message
+    assert "learning_rate: 0.01 there, 0.1 now" in message
+    assert "epochs:" not in message
+    assert before == contents()
 
 
-def test_a_run_whose_lines_are_taken_out_is_trained_again_and_one_that_diverged_is_drawn(
-    folder: Path, uninterrupted: Path
+def test_what_cannot_be_read_or_written_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "checkpoints" / "Mish-0.pt"
+    path.parent.mkdir()
+    path.write_bytes(b"nothing of the kind")
+    with FileLock(tmp_path / ".lock"):
+        assert "another process is training" in refusal(capsys, *arguments(tmp_path))
+    assert str(path) in refusal(capsys, *arguments(tmp_path))
+    assert "File exists" in refusal(capsys, *arguments(path))
+    assert "File exists" in refusal(capsys, "paper", "pictures", "--output", path)
+    missing = refusal(capsys, "paper", "plot", "--output", tmp_path)
+    assert f"{tmp_path / 'epochs.csv'} cannot be read" in missing
+    assert path.exists()
+
+
+def edit(path: Path, line: int, column: str, value: str) -> None:
+    """Puts another value into a cell of a CSV file; line 2 is the first below the header."""
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    frame.loc[line - 2, column] = value
+    frame.to_csv(path, index=False)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ((3, "epoch", "1"), "of Mish, seed 0, got 1, 1, 3"),
+        ((2, "dataset", "mnist"), "line 2: expected one of digits, "),
+        ((3, "activation", "Foo"), "line 3: expected one of Mish, "),
+        ((3, "width", "3"), "runs of more than one width: 2, 3"),
+        ((3, "torch", "2.9.0"), "runs of more than one torch"),
+        ((4, "test_accuracy", "nan"), "line 4: expected a percentage"),
+        ((2, "train_loss", "-1"), "line 2: expected a number from 0"),
+    ],
+)
+def test_damage_is_told_before_the_training_and_before_plots(
+    cell: tuple[int, str, str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = folder / "epochs.csv"
-    whole = path.read_text()
-    path.write_text("".join(whole.splitlines(keepends=True)[:4]))
-    assert run(folder, *BOTH) == 0
-    assert rows(folder) == rows(uninterrupted)
-    path.write_text(edited(4, "train_loss", "nan")(whole))
+    edit(path, *cell)
+    before = path.read_bytes()
+    for command_line in (("paper", "plot", "--output", folder), arguments(folder, *BOTH)):
+        told = refusal(capsys, *command_line)
+        assert str(path) in told
+        assert message in told
+    assert path.read_bytes() == before
+    assert not (folder / "summary.md").exists()
+
+
+def test_a_run_that_diverged_is_drawn(folder: Path) -> None:
+    edit(folder / "epochs.csv", 4, "train_loss", "nan")
     assert main("paper", "plot", "--output", folder) == 0

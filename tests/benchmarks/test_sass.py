@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import Any
 
 import pytest
-from rows import frame, refusal
+from rows import Row, frame, refusal
 
+from benchmarks.arguments import Refused
 from benchmarks.sass import kernels, tables
 from benchmarks.sass.kernels import Resources
 from benchmarks.sass.listing import Body, analyse, parse
@@ -43,7 +45,7 @@ BRANCHING = """
         /*0030*/              @!P1 BRA 0x60 ; /* 0 */
         /*0040*/                   DFMA R8, R8, R8, R8 ; /* 0 */
         /*0050*/                   DMUL R8, R8, R8 ; /* 0 */
-        /*0060*/               @P0 BRA P1, 0x80 ; /* 0 */
+        /*0060*/                   BRA P1, 0x80 ; /* 0 */
         /*0070*/                   CALL.REL.NOINC 0xc0 ; /* 0 */
         /*0080*/                   STG.E.128 [R6.64], R8 ; /* 0 */
         /*0090*/                   EXIT ; /* 0 */
@@ -81,20 +83,24 @@ ptxas info    : Used 40 registers, used 0 barriers, 16 bytes cumulative stack si
 """
 
 
-def body_of(listing: str) -> Body:
-    (instructions,) = parse(listing).values()
-    return analyse(instructions)
-
-
-def kernel(count: int, mufu: int = 2, dtype: str = "bf16", **other: Any) -> list[dict[str, Any]]:
-    """Rows of a forward kernel of one 128-bit load: ours with these counts for each element, and
-    PyTorch's formula with 50 to 60 instructions."""
+def kernel(
+    count: float, mufu: float = 2, dtype: str = "bf16", direction: str = "forward", **other: Any
+) -> list[Row]:
+    """Rows of a kernel of 128-bit loads: ours with these counts for each element, and PyTorch's
+    formula with 50 to 60 instructions, unless it is a norm's."""
+    loads = kernels.INPUTS[direction]
     n = 128 // kernels.ITEM_BITS[dtype]
-    rows = []
-    for formula, least, most in (("ours", count, count), ("plain", 50, 60)):
-        body = Body((least * n, most * n), (mufu * n, mufu * n), [128], [128], 1, 0, 0, 0)
-        rows.append(kernels.row("90", "forward", dtype, formula, body, Resources(32, 0)))
-    return [rows[0] | other, rows[1]]
+    norm = direction.startswith("norm")
+    found = []
+    for formula, least, most in (("ours", count, count), ("plain", 50, 60))[: 1 if norm else 2]:
+        counts = (int(least * n), int(most * n)), (int(mufu * n),) * 2
+        body = Body(*counts, [128] * loads, [128], 0 if norm else 1, 0, 0, 0)
+        found.append(kernels.row("90", direction, dtype, formula, body, Resources(32, 0)))
+    return [found[0] | other, *found[1:]]
+
+
+def norm(count: float, mufu: float = 1, direction: str = "norm forward", **other: Any) -> list[Row]:
+    return kernel(count, mufu, "fp32", direction, **other)
 
 
 def test_instructions_are_read() -> None:
@@ -103,79 +109,48 @@ def test_instructions_are_read() -> None:
     assert instructions[1].operands == "P0, PT, R4.reuse, UR4, PT"
     assert (instructions[2].guard, instructions[2].target) == ("@!P0", 0x70)
     assert [step.bits for step in instructions if step.name in ("LDG", "STG")] == [32, 32, 128, 128]
+    assert parse(" Function : f\n /*0000*/ LDG.E.U16 R4, [R2.64] ; \n")["f"][0].bits == 16
 
 
-def test_16_bit_loads_are_told_by_their_modifier() -> None:
-    text = " Function : f\n /*0000*/ LDG.E.U16 R4, [R2.64] ; \n"
-    assert parse(text)["f"][0].bits == 16
+LATE = TAIL_FIRST.replace("@P1 FADD R9, R9, R9 ", "LDG.E.128 R4, desc[UR4][R6.64] ")
 
 
-def test_body_is_found_behind_a_taken_branch() -> None:
-    assert body_of(TAIL_FIRST) == Body(
-        (8, 8), (1, 1), [128], [128], checks=1, branches=0, local=0, late_loads=0
-    )
+@pytest.mark.parametrize(
+    ("listing", "body"),
+    [
+        # Instructions, MUFU, loads, stores, checks, branches, local, late loads. Behind the branch:
+        (TAIL_FIRST, ((8, 8), (1, 1), [128], [128], 1, 0, 0, 0)),
+        (LATE, ((8, 8), (1, 1), [128, 128], [128], 1, 0, 0, 1)),
+        # The path to the call counts, what is called does not.
+        (BRANCHING, ((7, 10), (0, 0), [128], [128], 1, 2, 0, 0)),
+    ],
+)
+def test_vector_bodies_are_found(listing: str, body: tuple[object, ...]) -> None:
+    (instructions,) = parse(listing).values()
+    assert astuple(analyse(instructions)) == body
 
 
-def test_loads_behind_maths_are_counted() -> None:
-    late = TAIL_FIRST.replace("@P1 FADD R9, R9, R9 ", "LDG.E.128 R4, desc[UR4][R6.64] ")
-    assert (body_of(TAIL_FIRST).late_loads, body_of(late).late_loads) == (0, 1)
+def counted(listing: str) -> list[Row]:
+    return kernels.rows("90", "ours", listing, dict.fromkeys(parse(listing), Resources(40, 0)))
 
 
-def test_branches_make_a_range_and_calls_are_left_out() -> None:
-    body = body_of(BRANCHING)
-    # The path to the call counts, what is called does not.
-    assert (body.instructions, body.mufu) == ((7, 10), (0, 0))
-    assert (body.checks, body.branches) == (1, 2)
-
-
-def test_kernels_are_known_by_their_mangled_names() -> None:
-    report = {"_ZN4mish5denseILNS_2OpE0EfLNS0_4KindE0ELi4EEEv": Resources(32, 0)}
-    (row,) = kernels.rows("100", "ours", TAIL_FIRST, report)
+def test_dense_kernels_are_known_by_their_mangled_names() -> None:
+    (row,) = counted(TAIL_FIRST + LATE.replace("KindE0", "KindE1"))
     assert (row["direction"], row["dtype"], row["elements"]) == ("forward", "fp32", 4)
-    assert row["instructions_most"] == 2
-    unaligned = TAIL_FIRST.replace("Li4E", "Li1E")
-    assert not kernels.rows("100", "ours", unaligned, {})
-    narrow = TAIL_FIRST.replace("STG.E.128", "STG.E.64")
-    with pytest.raises(ValueError, match=r"sm_100 fp32 forward, ours: no store of 128 bits"):
-        kernels.rows("100", "ours", narrow, {})
+    assert (row["instructions_most"], row["late_loads"]) == (2, 1)  # of small tiles, too
+    assert not counted(TAIL_FIRST.replace("Li4E", "Li1E"))  # unaligned
+    with pytest.raises(Refused, match=r"sm_90 fp32 forward, ours: no store of 128 bits"):
+        counted(TAIL_FIRST.replace("STG.E.128", "STG.E.64"))
 
 
 def test_kernels_of_norms_are_counted_along_one_path() -> None:
-    name = "_ZN4mish4cuda5applyIfLi4EEEvPT_PKS2_NS0_7AffinesIS2_EENS0_3CutE"
-    (row,) = kernels.norm_rows("90", NORM, {name: Resources(40, 0)})
+    (row,) = counted(NORM)
     assert (row["direction"], row["dtype"], row["elements"]) == ("norm forward", "fp32", 4)
     assert (row["instructions_most"], row["mufu_most"]) == (9 / 4, 1 / 4)
     assert (row["access_bits"], row["stored_elements"], row["late_loads"]) == ("128", 4, 0)
     late = NORM.replace("LDG.E R2", "LDG.E.128 R2").replace("@P1  BRA", "FMUL R1")
-    assert kernels.norm_rows("90", late, {name: Resources(40, 0)})[0]["late_loads"] == 1
-    assert not kernels.norm_rows("90", NORM.replace("IfLi4E", "IdLi2E"), {})
-
-
-def norm_kernel(direction: str, **other: Any) -> list[dict[str, Any]]:
-    loads = [128] * (4 * kernels.INPUTS[direction])
-    body = Body((40 * 16, 40 * 16), (16, 16), loads, [128] * 4, 0, 2, 0, 0)
-    row = kernels.row("90", direction, "fp32", "ours", body, Resources(48, 0))
-    return [row | other, *kernel(13)]
-
-
-@pytest.mark.parametrize(
-    ("rows", "complaint"),
-    [
-        (norm_kernel("norm forward"), ""),
-        (norm_kernel("norm forward", instructions_most=44), "required <= 43, measured 44.00"),
-        (norm_kernel("norm forward", mufu_most=2), "MUFU: required <= 1.1, measured 2.00"),
-        (norm_kernel("norm forward", spill_bytes=4), "local memory: required 0, measured 4"),
-        (norm_kernel("norm forward", late_loads=1), "behind maths: required 0, measured 1"),
-        (norm_kernel("norm forward", stored_elements=8), "stored: required 16, measured 8"),
-        (norm_kernel("norm sums", stored_elements=0), ""),
-    ],
-)
-def test_exceeded_budgets_of_norms_are_named(rows: list[dict[str, Any]], complaint: str) -> None:
-    broken = [str(v) for v in tables.judge(frame(rows, "counts")) if not v.ok]
-    assert len(broken) == bool(complaint)
-    assert all(text.endswith(complaint) for text in broken)
-    instructions, _ = tables.tables(frame(rows, "counts"))
-    assert instructions.frame.iloc[0]["direction"].startswith("norm")
+    assert counted(late)[0]["late_loads"] == 1
+    assert not counted(NORM.replace("IfLi4E", "IdLi2E"))
 
 
 def test_report_of_ptxas() -> None:
@@ -186,8 +161,8 @@ def test_report_of_ptxas() -> None:
     ("rows", "complaint"),
     [
         (kernel(13), ""),
-        (kernel(14), "instructions: required <= 13, measured 14.00"),
-        (kernel(13, mufu=3), "MUFU: required <= 2, measured 3.00"),
+        (kernel(14), "instructions: required <= 13, measured 14"),
+        (kernel(13, mufu=3), "MUFU: required <= 2, measured 3"),
         (kernel(31, dtype="fp64"), "PyTorch's instructions: required <= 50%, measured 52%"),
         (kernel(13, spill_bytes=8), "accesses to local memory: required 0, measured 8"),
         (kernel(13, branches=1), "branches after the first load: required 0, measured 1"),
@@ -195,23 +170,32 @@ def test_report_of_ptxas() -> None:
         (kernel(13, checks=2), "branches before the first load: required <= 1, measured 2"),
         (kernel(13, access_bits="64 128"), "accesses: required 128, measured 64 128"),
         (kernel(13, stored_elements=16), "elements stored: required 8, measured 16"),
+        (norm(43), ""),
+        (norm(44), "instructions: required <= 43, measured 44"),
+        (norm(43, mufu=2), "MUFU: required <= 1.1, measured 2"),
+        (norm(43, spill_bytes=4), "local memory: required 0, measured 4"),
+        (norm(43, late_loads=1), "behind maths: required 0, measured 1"),
+        (norm(43, stored_elements=8), "stored: required 4, measured 8"),
+        (norm(50, direction="norm sums", stored_elements=0), ""),
     ],
 )
-def test_exceeded_budgets_are_named(rows: list[dict[str, Any]], complaint: str) -> None:
-    broken = [str(v) for v in tables.judge(frame(rows, "counts")) if not v.ok]
+def test_exceeded_budgets_are_named(rows: list[Row], complaint: str) -> None:
+    broken = [str(verdict) for verdict in tables.judge(frame(rows, "counts")) if not verdict.ok]
     assert len(broken) == bool(complaint)
     assert all(text.endswith(complaint) for text in broken)
 
 
 def test_tables_show_ranges_and_both_formulas() -> None:
-    instructions, others = tables.tables(frame(kernel(13), "counts"))
-    assert list(instructions.frame.iloc[0]) == ["forward", "bf16", "13 / 50-60", "13"]
-    assert others.frame["MUFU per element"].iloc[0] == "2 / 2"
-    assert others.frame["access bits"].iloc[0] == "128 / 128"
+    instructions, others = tables.tables(frame([*kernel(13), *norm(40)], "counts"))
+    assert instructions.frame.to_numpy().tolist() == [
+        ["forward", "bf16", "13 / 50-60", "13"],
+        ["norm forward", "fp32", "40", "43"],
+    ]
+    assert others.frame["access bits"].tolist() == ["128 / 128", "128"]
 
 
 def test_without_a_compiler_the_message_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(nvcc, "find", lambda env, folders: ([], []))
-    assert "no nvcc was found. `make sass` installs one" in refusal(capsys, "sass")
+    assert "no nvcc was found. Set CUDA_HOME" in refusal(capsys, "sass")
