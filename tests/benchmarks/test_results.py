@@ -103,7 +103,7 @@ def test_files_that_are_none_of_ours_are_refused_together(tmp_path: Path) -> Non
         *(("shape", text, "expected axes of 1 and more") for text in ("0", "2x-3", "")),
         *(("rounds", text, "a whole number from 1 on as rounds") for text in ("many", "0", "1.5")),
         *(
-            (column, text, f"expected seconds above 0 as {column}, got '{text}'")
+            (column, text, f"expected a number above 0 as {column}, got '{text}'")
             for column in ("median_s", "p80_s")
             for text in ("nan", "inf", "0", "-1", "fast", "")
         ),
