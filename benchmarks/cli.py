@@ -14,8 +14,8 @@ from collections.abc import Sequence
 PROG = "python -m benchmarks"
 REFUSED, INTERRUPTED = 2, 130  # as in `arguments`, which needs torch
 
-# Each command is a module of that name, or the module `command` in a package of that name, with
-# DESCRIPTION, add_arguments(parser) and run(args).
+# Each command is a module of that name or the one of _MODULES, with DESCRIPTION,
+# add_arguments(parser) and run(args).
 COMMANDS = {
     "run": "time mish_cuda beside its rivals; write a CSV file, print tables",
     "networks": "time training steps and inference of whole networks",
@@ -30,7 +30,10 @@ COMMANDS = {
     "report": "make one HTML page of files of results",
     "compare": "say what got slower or faster between two files",
 }
-_PACKAGES = ("accuracy", "paper", "sass")
+_MODULES = {
+    **{name: f"{name}.command" for name in ("accuracy", "paper", "sass")},
+    "table": "views",
+}
 
 EPILOG = """\
 exit status of every command:
@@ -71,9 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = overview.parse_args(argv[:1]).command
     prog = f"{PROG} {name}"
     try:
-        module = importlib.import_module(
-            f"benchmarks.{name}{'.command' if name in _PACKAGES else ''}"
-        )
+        module = importlib.import_module(f"benchmarks.{_MODULES.get(name, name)}")
         parser = argparse.ArgumentParser(
             prog=prog,
             description=module.DESCRIPTION,

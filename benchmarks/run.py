@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import textwrap
 from dataclasses import replace
 
 from benchmarks import cases, memory
@@ -16,11 +15,9 @@ from benchmarks.units import format_shape
 from mish_cuda._extension import REASON, REMEDY
 
 TENSORS_AT_ONCE = 10  # of a case at most: inputs, and what naive Mish allocates beside them
-_PRESET_LINES = (
-    f"{name}: {' '.join(map(format_shape, cases.preset_shapes(name, 1)))}" for name in cases.PRESETS
-)
 _PRESETS = "\n".join(
-    textwrap.fill(line, 80, initial_indent="  ", subsequent_indent="    ") for line in _PRESET_LINES
+    f"  {name}: {' '.join(map(format_shape, cases.preset_shapes(name, 1)))}"
+    for name in cases.PRESETS
 )
 
 DESCRIPTION = f"""\

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import os
 import shlex
 import signal
@@ -36,11 +37,9 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("run --device nowhere", "expected cpu, cuda, cuda:N or N, got nowhere"),
         ("run --sizes 0", "expected axes of 1 and more, got 0"),
         ("run --shapes 8x", "expected elements or a shape"),
-        ("run --size (8;9)", "expected elements or a shape"),
         ("run --dtypes int8", "expected one of fp32, bf16, fp16, fp64, got int8"),
         ("run --providers mish", "invalid choice: 'mish'"),
         ("run --threads two", "expected a whole number above 0, got two"),
-        ("run --n_repeat 0", "expected a whole number above 0, got 0"),
         ("run --seconds nan", "expected seconds, got nan"),
         ("run --device cpu --batch 2", "--batch: expected a --preset"),
         ("run --device cpu --only claims --sizes 8", "--only claims: expected no options"),
@@ -48,15 +47,10 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("run --device cpu --providers triton --directions forward+backward", "a provider"),
         ("run --device cpu --sizes 8x1000000000000", "8x1000000000000 in fp64 takes about"),
         ("networks --device cpu --batch 1000000000000", "give a smaller --batch"),
-        ("paper --learning-rate -1", "--learning-rate"),
-        ("paper --learning-rate nan", "expected a number above 0, got nan"),
+        ("paper --learning-rate 0", "expected a number above 0, got 0"),
         ("paper --device cpu --batch-size 895", "leaves a batch of one image"),
         *((f"compare a b --threshold={t}", "a percentage, as 10") for t in ("ten", "-1", "inf")),
-        (
-            "gpu bench",
-            "expected steps among build, smoke, speed, variants, tests, accuracy, sanitizer, got "
-            "bench",
-        ),
+        ("gpu bench", "sanitizer, got bench"),
     ],
 )
 def test_a_wrong_option_is_refused_in_a_line_and_nothing_written(
@@ -132,10 +126,9 @@ def test_modules_import_each_other_in_one_direction() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("benchmarks"):
                 found |= {str(node.module), *(f"{node.module}.{a.name}" for a in node.names)}
-    done: set[str] = set()
-    while ready := {n for n, uses in imports.items() if not (uses & imports.keys()) - done} - done:
-        done |= ready
-    assert imports.keys() - done == set()
+    graphlib.TopologicalSorter(
+        {name: uses & imports.keys() - {name} for name, uses in imports.items()}
+    ).prepare()  # raises where there is a circle
 
 
 def shell(line: str, folder: Path, status: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
