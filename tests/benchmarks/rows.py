@@ -9,27 +9,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 
 from benchmarks import cli, environment, results
 from benchmarks.cases import KERNEL_DIRECTIONS, SURROUNDINGS, Case, compiled_provider
-from benchmarks.timing import quantiles
+from benchmarks.timing import quantiles, threads
 from project import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
-FACTS = dict.fromkeys(environment.NAMES, "") | {
-    "device": "a device",
-    "cpu_model": "a processor",
-    "cpu_capability": "AVX2",
-    "backend": "cpu",
-    "mish_cuda": "1.2.3",
-    "commit": "abc1234",
-    "torch": "2.9",
-    "python": "3.10",
-    "date": "2000-01-01",
-    "command": "python -m benchmarks run --csv 'a file.csv'",
-    "clock": "2400 MHz",
-}
+FACTS = {name: f"a {name}" for name in environment.NAMES} | {"command": "run --csv 'a file.csv'"}
 Row = dict[str, Any]
 
 
@@ -116,7 +103,5 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """For the tests of a module that imports it: small networks are slower on several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with threads(1):
+        yield

@@ -98,7 +98,11 @@ def test_files_that_are_none_of_ours_are_refused_together(tmp_path: Path) -> Non
         ("rounds", ["many", "0", "1.5"], "a whole number from 1 on as rounds"),
         ("p80_s", ["nan", "inf", "0", "-1", "fast", ""], "expected a number above 0 as p80_s, got"),
         ("median_s", ["9"], "expected p20_s <= median_s <= p80_s"),
-        ("peak_bytes", ["-1", "1.5"], "expected a whole number from 0 on as peak_bytes, got '"),
+        (
+            "peak_bytes",
+            ["-1", "1.5", "many"],
+            "expected a whole number from 0 on as peak_bytes, got '",
+        ),
     ],
 )
 def test_a_damaged_row_is_refused(
