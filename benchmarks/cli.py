@@ -47,12 +47,6 @@ MISH_CUDA_COMMIT, where set, is the commit in files of results: for a tree witho
 MISH_CUDA_COMMIT=$(git describe --always --dirty)
 """
 
-# Packages that some commands need, by the name that Python imports; pip's name where it differs.
-REQUIREMENTS = {
-    name: name
-    for name in ("matplotlib", "mpmath", "numpy", "pandas", "rich", "scipy", "torchvision")
-} | {"sklearn": "scikit-learn"}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` and return its exit status."""
@@ -87,10 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(module.run(args))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in REQUIREMENTS:
+        if package in ("", "benchmarks", "mish_cuda"):
             raise
-        pip = f"pip install {REQUIREMENTS[package]}"
-        return _refuse(prog, f"needs the Python package {package}: {pip}")
+        pip = {"sklearn": "scikit-learn"}.get(package, package)
+        return _refuse(prog, f"needs the Python package {package}: pip install {pip}")
     except Refused as refused:
         return _refuse(prog, str(refused))
     except OSError as error:
