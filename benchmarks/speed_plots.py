@@ -75,12 +75,11 @@ def _ratios(rows: pd.DataFrame) -> pd.DataFrame:
     ]
     # Never across suites: only within one were both timed in turns. Of two, the first in the file.
     key = ["threads", "numel", "dtype", "direction"]
-    ours, theirs = (
-        rows[rows.provider == name].drop_duplicates(["suite", *key])
-        for name in ("mish_cuda", "F.mish")
-    )
-    pairs = ours.merge(theirs, on=["suite", *key]).drop_duplicates(key)
-    return pairs.assign(ratio=pairs.median_s_y / pairs.median_s_x)[[*key, "ratio"]]
+    times = rows.pivot_table(
+        "median_s", ["suite", *key], "provider", aggfunc="first", sort=False
+    ).reindex(columns=["F.mish", "mish_cuda"])
+    ratios = (times["F.mish"] / times["mish_cuda"]).dropna().rename("ratio")
+    return ratios.reset_index().drop_duplicates(key)
 
 
 def compiled(rows: pd.DataFrame) -> Iterator[Picture]:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from rows import RESULTS, main, refusal
@@ -80,27 +81,27 @@ def test_only_gpus_that_are_here(
 @pytest.mark.parametrize(
     ("command", "package", "pip"),
     [
-        (["run", "--sizes", "7"], "rich", "rich"),
-        (["table", "a.csv"], "pandas", "pandas"),
-        (["plot", "a.csv"], "matplotlib", "matplotlib"),
-        (["paper", "--epochs", "1"], "scipy", "scipy"),
-        (["paper", "--epochs", "1"], "sklearn", "scikit-learn"),
+        ("run --sizes 7", "rich", "rich"),
+        ("table a.csv", "pandas", "pandas"),
+        ("plot a.csv", "matplotlib", "matplotlib"),
+        ("paper --epochs 1", "scipy", "scipy"),
+        ("paper --epochs 1", "sklearn", "scikit-learn"),
     ],
 )
 def test_a_missing_package_is_named_with_the_remedy(
-    command: list[str], package: str, pip: str, tmp_path: Path
+    command: str, package: str, pip: str, tmp_path: Path
 ) -> None:
     """Before anything is measured."""
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.modules[{package!r}] = None; "
-        f"from benchmarks.cli import main; sys.exit(main({command}))"
+        f"from benchmarks.cli import main; sys.exit(main())"
     )
-    arguments = [sys.executable, "-c", program]
+    arguments = [sys.executable, "-c", program, *command.split()]
     done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]  # torch may have said something before
     expected = f"needs the Python package {package}: pip install {pip}"
-    assert line == f"python -m benchmarks {command[0]}: {expected}"
+    assert line == f"python -m benchmarks {command.split()[0]}: {expected}"
     assert "Traceback" not in done.stderr
     assert not [path for path in tmp_path.iterdir() if path.is_file()]
 
@@ -108,10 +109,7 @@ def test_a_missing_package_is_named_with_the_remedy(
 def test_ctrl_c_is_no_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*args: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("benchmarks.plots.save", interrupted)
+    monkeypatch.setattr("benchmarks.plots.save", MagicMock(side_effect=KeyboardInterrupt))
     assert main("plot", NETWORKS, "--output", tmp_path) == INTERRUPTED
     assert capsys.readouterr().err.startswith("Interrupted")
 
