@@ -97,13 +97,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _shape(text: str) -> Shape:
-    if not re.fullmatch(r"\d+(x\d+)*|\(\d+(,\d+)*,?\)|\[\d+(,\d+)*\]", text.replace(" ", "")):
+    shape = tuple(map(int, re.findall(r"\d+", text)))
+    known = r"\d+(x\d+)*|\(\d+(,\d+)*,?\)|\[\d+(,\d+)*\]"
+    if not (re.fullmatch(known, text.replace(" ", "")) and all(shape)):
         raise argparse.ArgumentTypeError(
             f"expected elements or a shape, as 4096, 8x64x32x32 or (8,64,32,32), got {text}"
         )
-    shape = tuple(map(int, re.findall(r"\d+", text)))
-    if not all(shape):
-        raise argparse.ArgumentTypeError(f"expected axes of 1 and more, got {text}")
     return shape
 
 

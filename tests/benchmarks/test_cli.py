@@ -36,7 +36,7 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("mesure", "choose from"),
         ("run --device nowhere", "expected cpu, cuda, cuda:N or N, got nowhere"),
-        ("run --sizes 0", "expected axes of 1 and more, got 0"),
+        ("run --sizes 0", "expected elements or a shape"),
         ("run --shapes 8x", "expected elements or a shape"),
         ("run --dtypes int8", "expected one of fp32, bf16, fp16, fp64, got int8"),
         ("run --providers mish", "invalid choice: 'mish'"),

@@ -56,6 +56,11 @@ def test_speed_up_compares_only_what_was_timed_in_turns() -> None:
     assert panels(picture) == {"65,536 elements": "fp32 forward: 3 3.0x"}
 
 
+def test_speed_ups_under_torch_compile_are_in_one_panel() -> None:
+    (bars,) = panels(draw(everything())["compiled-fp32-1048576"]).values()
+    assert bars.startswith("f(x): 3 3.00x; f(2x) + 1: 3 3.00x; relu(f(2x + 1) / 2")
+
+
 def test_sizes_are_those_asked_for_or_else_the_largest() -> None:
     rows = [r for size in (512, 4096, 2**20) for r in pair(2.0, "forward", size)]
     for asked, drawn in (
