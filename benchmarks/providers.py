@@ -91,8 +91,7 @@ def statement(case: Case, inputs: Inputs) -> Statement:
     """The call that `case` times, on `inputs`; compiled first where it is to be."""
     text, function = _RECIPES[case.provider][case.direction]
     x = inputs.x
-    names: dict[str, Any] = {"grad": torch.autograd.grad, "add": torch.add, "f": function}
-    names |= {name: getattr(inputs, name) for name in ("x", "leaf", "g", "out")}
+    names = {"grad": torch.autograd.grad, "add": torch.add, "f": function, **vars(inputs)}
     if isinstance(function, Compiled):
         with threads(case.threads):
             names["f"] = _compile(function, x.dtype, x.device, case.threads)

@@ -43,6 +43,7 @@ def _whole(least: int) -> Column:
 
 
 def _all(names: str, column: Column) -> dict[str, Column]:
+    """The same for each of these names."""
     return dict.fromkeys(names.split(), column)
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator
 from benchmarks import plots
 from benchmarks.cases import DTYPES, GRIDS, KERNEL_DIRECTIONS, TENSORS_MOVED
 from benchmarks.plots import MUTED, OURS, SKY, WIDTH, Bar, Picture, colour, slug
-from benchmarks.speeds import beside
+from benchmarks.speeds import neighbour_times
 from benchmarks.units import format_bytes, format_seconds, format_size
 
 SIZES = (65_536, 2**20, 2**24)  # of the speed-up bars
@@ -84,7 +84,7 @@ def _ratios(rows: pd.DataFrame) -> pd.DataFrame:
 
 def compiled(rows: pd.DataFrame) -> Iterator[Picture]:
     """Speed-up over compiled F.mish, for each dtype and size."""
-    for _, _, times in beside(rows, "compiled"):
+    for _, _, times in neighbour_times(rows, "compiled"):
         ratios = (times["F.mish"] / times["mish_cuda"]).dropna()
         for (dtype, shape), group in ratios.groupby(["dtype", "shape"], sort=False):
             panel = [Bar(f, ratio, f"{ratio:.2f}x", OURS) for (_, _, f), ratio in group.items()]

@@ -54,7 +54,7 @@ def tables(rows: pd.DataFrame) -> list[Table]:
     """All tables for which there are rows."""
     verdicts = claims.judge(rows)
     judged = [verdict_table("claims", verdicts, CLAIMS_NOTE)] if verdicts else []
-    speeds = (*_kernels(rows), *_memory(rows), *_beside(rows), *_networks(rows))
+    speeds = (*_kernels(rows), *_memory(rows), *_with_neighbours(rows), *_networks(rows))
     return [*speeds, *judged]
 
 
@@ -111,7 +111,7 @@ def _memory(rows: pd.DataFrame) -> Iterator[Table]:
 # Suites whose providers are one Mish or another among the same neighbours: how the provider is
 # called, what the table is called, the ways to Mish, of which the others are compared with the
 # first, and the note.
-_BESIDE = {
+_NEIGHBOURS = {
     "compiled": (
         r"^compiled (?P<mish>.*?) in (?P<function>.*)$",
         "torch.compile",
@@ -122,9 +122,9 @@ _BESIDE = {
 }
 
 
-def beside(rows: pd.DataFrame, suite: str) -> Iterator[tuple[str, int, pd.DataFrame]]:
+def neighbour_times(rows: pd.DataFrame, suite: str) -> Iterator[tuple[str, int, pd.DataFrame]]:
     """Direction, threads, and times by dtype, shape and neighbours: a column for each Mish."""
-    pattern, _, ways, _ = _BESIDE[suite]
+    pattern, _, ways, _ = _NEIGHBOURS[suite]
     rows = rows[rows.suite == suite]
     parts = rows.provider.str.extract(pattern)
     index = ["dtype", "shape", *parts.columns.drop("mish")]
@@ -133,10 +133,10 @@ def beside(rows: pd.DataFrame, suite: str) -> Iterator[tuple[str, int, pd.DataFr
         yield direction, threads, _pivot(group, "median_s", index, "mish").reindex(columns=ways)
 
 
-def _beside(rows: pd.DataFrame) -> Iterator[Table]:
-    """A table for each suite of _BESIDE, direction and number of threads."""
-    for suite, (_, title, (ours, *others), note) in _BESIDE.items():
-        for direction, threads, times in beside(rows, suite):
+def _with_neighbours(rows: pd.DataFrame) -> Iterator[Table]:
+    """A table for each suite of _NEIGHBOURS, direction and number of threads."""
+    for suite, (_, title, (ours, *others), note) in _NEIGHBOURS.items():
+        for direction, threads, times in neighbour_times(rows, suite):
             columns = {name: _texts(times[name], format_seconds) for name in (ours, *others)}
             for name in others:
                 ratios = times[name] / times[ours]
