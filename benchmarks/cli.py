@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(module.run(args))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package in ("", "benchmarks", "mish_cuda"):
+        if package in ("", "benchmarks", "mish_cuda", *sys.stdlib_module_names):
             raise
         pip = {"sklearn": "scikit-learn"}.get(package, package)
         return _refuse(prog, f"needs the Python package {package}: pip install {pip}")

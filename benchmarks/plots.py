@@ -90,13 +90,12 @@ def sign(picture: Picture, text: str) -> None:
 
 def save(picture: Picture, file: Path | BinaryIO) -> None:
     """Write a picture to a file, as what the end of its name says, png or svg; else as png."""
-    form = "png"
     if isinstance(file, Path):
-        form = file.suffix.removeprefix(".")
         file.parent.mkdir(parents=True, exist_ok=True)
     # Neither the time nor the version of matplotlib: the same picture gives the same file.
-    metadata = {"Date": None} if form == "svg" else {"Software": None}
-    picture.figure.savefig(file, format=form, dpi=160, metadata=metadata)
+    vector = isinstance(file, Path) and file.suffix == ".svg"
+    metadata = {"Date": None} if vector else {"Software": None}
+    picture.figure.savefig(file, dpi=160, metadata=metadata)
 
 
 def bars(
@@ -113,7 +112,7 @@ def bars(
     else:
         fig = figure(WIDTH, sum(heights) + 0.5, title)
         grid = fig.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
-    longest = max([bar.value for panel in panels.values() for bar in panel] + [bool(one)])
+    longest = max(bar.value for panel in panels.values() for bar in panel)
     for axes, (heading, panel) in zip(grid.flat, panels.items(), strict=True):
         places, values = range(len(panel)), [bar.value for bar in panel]
         drawn = axes.barh(places, values, color=[bar.colour for bar in panel])
@@ -121,7 +120,8 @@ def bars(
         labels = (bar.label for bar in panel)
         axes.set_yticks(places, [n if len(n) <= 26 else f"{n[:25]}…" for n in labels])
         axes.tick_params(axis="y", length=0)
-        axes.set_xlim(0, 1.7 * (longest if across or one else max(values)) or 1)  # room for texts
+        most = max(longest if across else max(values), bool(one))
+        axes.set_xlim(0, 1.7 * most or 1)  # room for the texts
         axes.set_ylim(len(panel) - 0.4, -0.6)  # from top to bottom
         axes.grid(visible=False)
         axes.set_xticks([])  # each bar says its value
