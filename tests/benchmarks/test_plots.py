@@ -145,12 +145,14 @@ def test_what_is_not_drawn_is_said_with_the_reason() -> None:
 def test_pictures_are_opaque_and_nothing_leaves_them(name: str, tmp_path: Path) -> None:
     rows = [r | {"provider": name} if r["provider"] == "naive" else r for r in everything(512)]
     for picture in draw([*rows, *everything()]).values():
-        plots.sign(picture, "a device, with the versions of everything that was used to measure it")
+        plots.sign(picture, "a device, with the versions of everything that measured it, " * 3)
         plots.save(picture, tmp_path / "a.png")
         pixels = image.imread(tmp_path / "a.png")
         assert (pixels[..., 3] == 1).all()
         for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
             assert (edge == 1).all(), picture.name
+        labels = [label for axes in picture.figure.axes for label in axes.get_yticklabels()]
+        assert max(len(label.get_text()) for label in labels) <= 26  # bars have room beside them
 
 
 def test_files_of_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

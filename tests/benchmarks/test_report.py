@@ -168,7 +168,7 @@ NAMES_IN_VIEW = """boxes => boxes.flatMap(box => {
     box.scrollLeft = box.scrollWidth;
     const seen = box.getBoundingClientRect();
     return [...box.querySelectorAll("tbody th")].map(name => {
-        name.scrollIntoView();
+        name.parentElement.scrollIntoView();  // up or down: a row is wider than the box
         const range = document.createRange();
         range.selectNodeContents(name);
         return [name.innerText, seen.width / name.offsetWidth, [...range.getClientRects()].every(
