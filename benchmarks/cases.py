@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -162,11 +162,8 @@ class Case:
 
     def row(self) -> dict[str, Any]:
         """The columns that name it in a file of results."""
-        return {
-            **{name: getattr(self, name) for name in ("network", "provider", "direction", "dtype")},
-            "shape": "x".join(map(str, self.shape)),
-            **{name: getattr(self, name) for name in ("numel", "layout", "threads", "bytes")},
-        }
+        derived = {"numel": self.numel, "bytes": self.bytes}
+        return {**vars(self), **derived, "shape": "x".join(map(str, self.shape))}
 
 
 @dataclass(frozen=True)
@@ -197,17 +194,14 @@ def preset_shapes(preset: str, batch: int) -> list[Shape]:
 
 
 def kernel_groups(
-    shapes: Sequence[Shape] = KERNEL_SHAPES,
-    dtypes: Sequence[str] = tuple(DTYPES),
-    directions: Sequence[str] = KERNEL_DIRECTIONS,
+    shapes: Iterable[Shape] = KERNEL_SHAPES,
+    dtypes: Iterable[str] = tuple(DTYPES),
+    directions: Iterable[str] = KERNEL_DIRECTIONS,
     providers: Sequence[str] = KERNEL_PROVIDERS,
     threads: int = 1,
 ) -> list[Group]:
     """The grid behind the kernels table: providers side by side, on contiguous input."""
-    return [
-        _group("kernels", providers, direction, dtype, shape, threads=threads)
-        for shape, dtype, direction in product(shapes, dtypes, directions)
-    ]
+    return _grid("kernels", providers, shapes, dtypes, directions, threads=threads)
 
 
 def compiled_provider(name: str, surrounding: str = "f(x)") -> str:
@@ -217,10 +211,13 @@ def compiled_provider(name: str, surrounding: str = "f(x)") -> str:
 
 def compiled_groups() -> list[Group]:
     """torch.compile of F.mish and of ours."""
+    sizes = [(size,) for size in COMPILED_SIZES]
+    both = ("forward+backward",)
     return [
-        _group("compiled", names, "forward+backward", dtype, (size,))
-        for size, dtype, surrounding in product(COMPILED_SIZES, COMPILED_DTYPES, SURROUNDINGS)
+        group
+        for surrounding in SURROUNDINGS
         for names in [[compiled_provider(name, surrounding) for name in COMPILED]]
+        for group in _grid("compiled", names, sizes, COMPILED_DTYPES, both)
     ]
 
 
@@ -230,43 +227,43 @@ def norm_provider(norm: str, block: str) -> str:
 
 
 def norm_groups(
-    shapes: Mapping[str, Sequence[Shape]] = NORM_SHAPES,
-    dtypes: Sequence[str] = ("fp32",),
-    directions: Sequence[str] = NORM_DIRECTIONS,
+    shapes: Mapping[str, Iterable[Shape]] = NORM_SHAPES,
+    dtypes: Iterable[str] = ("fp32",),
+    directions: Iterable[str] = NORM_DIRECTIONS,
     threads: int = 1,
 ) -> list[Group]:
     """Norms with Mish behind them; `shapes` by the norm."""
+    known = [direction for direction in directions if direction in NORM_DIRECTIONS]
     return [
-        _group("norms", providers, direction, dtype, shape, 15, threads)
+        group
         for norm in shapes
-        for providers in [[norm_provider(norm, block) for block in BLOCKS]]
-        for shape, dtype, direction in product(shapes[norm], dtypes, directions)
-        if direction in NORM_DIRECTIONS
+        for names in [[norm_provider(norm, block) for block in BLOCKS]]
+        for group in _grid("norms", names, shapes[norm], dtypes, known, 15, threads)
     ]
 
 
 def gpu_groups() -> list[Group]:
     """The groups that the claims for a GPU need: the cost of a call, and a grid of sizes."""
-    apart = ("forward", "backward")
+    sizes, apart = [(size,) for size in GPU_SIZES], ("forward", "backward")
     return [
-        *(_group("launch", ("mish_cuda", "F.mish"), way, "fp32", (1,), 21) for way in apart),
-        *(
-            _group("gpu", GPU_PROVIDERS, way, dtype, (size,), 7)
-            for size, dtype, way in product(GPU_SIZES, DTYPES, apart)
-        ),
+        *_grid("launch", ("mish_cuda", "F.mish"), [(1,)], ("fp32",), apart, 21),
+        *_grid("gpu", GPU_PROVIDERS, sizes, DTYPES, apart, 7),
     ]
 
 
-def _group(
+def _grid(
     suite: str,
     providers: Sequence[str],
-    direction: str,
-    dtype: str,
-    shape: Shape,
+    shapes: Iterable[Shape],
+    dtypes: Iterable[str],
+    directions: Iterable[str],
     min_rounds: int = 3,
     threads: int = 1,
-) -> Group:
+) -> list[Group]:
     """Providers side by side, without Triton's kernels where autograd has to know them."""
-    able = (n for n in providers if n != "triton" or direction != "forward+backward")
-    cases = (Case(name, direction, dtype, shape, threads=threads) for name in able)
-    return Group(suite, tuple(cases), min_rounds)
+    groups = []
+    for shape, dtype, direction in product(shapes, dtypes, directions):
+        able = (n for n in providers if n != "triton" or direction != "forward+backward")
+        cases = (Case(name, direction, dtype, shape, threads=threads) for name in able)
+        groups.append(Group(suite, tuple(cases), min_rounds))
+    return groups

@@ -9,19 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.cases import (
-    DTYPES,
-    GPU_SIZES,
-    KEY,
-    NORM_SHAPES,
-    SURROUNDINGS,
-    Case,
-    Group,
-    Shape,
-    key,
-    norm_provider,
-)
+from benchmarks.cases import DTYPES, GPU_SIZES, KEY, NORM_SHAPES, SURROUNDINGS, Case, Group, key
 from benchmarks.cases import compiled_provider as compiled
+from benchmarks.cases import norm_provider as norm
 from benchmarks.display import Verdict
 
 LARGE = [size for size in GPU_SIZES if size >= 2**24]  # on a GPU memory alone decides
@@ -91,72 +81,69 @@ def judge(rows: pd.DataFrame) -> list[Verdict]:
     return verdicts
 
 
+BOTH = "forward+backward"
+APART = ("forward", "backward")
+OUT = "forward out="  # into a preallocated result: else fresh pages are timed
+
+
 def _ours(way: str, dtypes: Iterable[str], *sizes: int, **more: Any) -> list[Case]:
     return [Case("mish_cuda", way, dtype, (n,), **more) for dtype in dtypes for n in sizes]
 
 
-def _than(title: str, rival: str, cases: Sequence[Case], bound: float) -> Claim:
-    """At least so many times as fast as a rival."""
-    return Claim(title, f"{rival} / ours", cases, ({"provider": rival},), bound)
+def _against(title: str, rival: str, cases: Sequence[Case], bound: float, **more: Any) -> Claim:
+    """At least so many times as fast as another provider, or at most so many times its time."""
+    what = f"ours / {rival}" if more.get("at_most") else f"{rival} / ours"
+    return Claim(title, what, cases, ({"provider": rival},), bound, **more)
 
 
-def _within(title: str, rival: str, cases: Sequence[Case], bound: float, suite: str) -> Claim:
-    """At most so many times the time of a rival."""
-    return Claim(title, f"ours / {rival}", cases, ({"provider": rival},), bound, True, suite)
+def _norm(name: str, block: str, way: str, bound: float) -> Claim:
+    """At least so many times as fast, as one op, as the norm and Mish by `block`."""
+    cases = [Case(norm(name, "one op"), way, "fp32", shape) for shape in NORM_SHAPES[name]]
+    rival = {"provider": norm(name, block)}
+    return Claim(f"{name}, Mish, {way}", f"{block} / one op", cases, (rival,), bound, suite="norms")
 
 
-def _strided(title: str, bases: dict[str, Shape]) -> Claim:
+def _two_threads(title: str, case: Case) -> Claim:
+    """So many times as fast on two threads as on one."""
+    case = replace(case, threads=2)
+    return Claim(f"{title}, threads: 1, 2", "one / two", [case], ({"threads": 1},), 1.7)
+
+
+def _strided(title: str, bases: dict[str, tuple[int, ...]]) -> Claim:
     """`bases` gives for each layout the shape of its contiguous base."""
     cases = [
         Case("mish_cuda", way, dtype, base, layout)
-        for (layout, base), dtype, way in product(bases.items(), ("fp32", "bf16"), BACKWARD)
+        for (layout, base), dtype, way in product(bases.items(), ("fp32", "bf16"), APART)
     ]
-    return _than(title, "F.mish", cases, 1)
+    return _against(title, "F.mish", cases, 1)
 
 
-def _norm(norm: str, block: str, way: str, bound: float) -> Claim:
-    """At least so many times as fast, as one op, as the norm and Mish by `block`."""
-    ours = norm_provider(norm, "one op")
-    cases = [Case(ours, way, "fp32", shape) for shape in NORM_SHAPES[norm]]
-    rival = {"provider": norm_provider(norm, block)}
-    return Claim(f"{norm}, Mish, {way}", f"{block} / one op", cases, (rival,), bound, suite="norms")
-
-
-FORWARD_BACKWARD = ("forward", "forward+backward")
-BACKWARD = ("forward", "backward")
-OUT = "forward out="  # into a preallocated result: else fresh pages are timed
 # One thread where nothing else is said.
 CPU_CLAIMS = (
     *(
-        _than(f"65,536 {dtype} {way}", "F.mish", _ours(way, (dtype,), 65_536), bound)
+        _against(f"65,536 {dtype} {way}", "F.mish", _ours(way, (dtype,), 65_536), bound)
         for dtype, bound in {"fp32": 10, "bf16": 9, "fp16": 9, "fp64": 8}.items()
-        for way in BACKWARD
+        for way in APART
     ),
     *(
-        _within(f"1 and 16, {way}", "F.mish", _ours(way, DTYPES, 1, 16), 1.4, "claims")
-        for way in FORWARD_BACKWARD
+        _against(f"1 and 16, {way}", "F.mish", _ours(way, DTYPES, 1, 16), 1.4, at_most=True)
+        for way in ("forward", BOTH)
     ),
     *(
-        _than(f"512 to 1 M, {way}", "F.mish", _ours(way, DTYPES, 512, 1024, 4096, 2**20), 1)
-        for way in FORWARD_BACKWARD
+        _against(f"512 to 1 M, {way}", "F.mish", _ours(way, DTYPES, 512, 1024, 4096, 2**20), 1)
+        for way in ("forward", BOTH)
     ),
     *(
-        _within(f"16 M fp32 out=, threads: {n}", "copy", cases, 1.2, "claims")
+        _against(f"16 M fp32 out=, threads: {n}", "copy", cases, 1.2, at_most=True)
         for n in (1, 2)
         for cases in [_ours(OUT, ("fp32",), 2**24, threads=n)]
     ),
-    Claim(
-        "1 M fp32 out=, threads: 1, 2",
-        "one / two",
-        _ours(OUT, ("fp32",), 2**20, threads=2),
-        ({"threads": 1},),
-        1.7,
-    ),
+    _two_threads("1 M fp32 out=", Case("mish_cuda", OUT, "fp32", (2**20,))),
     *(
         Claim(
-            f"{surrounding} under torch.compile, 1 M {dtype}, forward+backward",
+            f"{surrounding} under torch.compile, 1 M {dtype}, {BOTH}",
             "F.mish / ours",
-            [Case(compiled("mish_cuda", surrounding), "forward+backward", dtype, (2**20,))],
+            [Case(compiled("mish_cuda", surrounding), BOTH, dtype, (2**20,))],
             ({"provider": compiled("F.mish", surrounding)},),
             bound,
             suite="compiled",
@@ -164,21 +151,15 @@ CPU_CLAIMS = (
         for dtype, bound in {"fp32": 4, "bf16": 3}.items()
         for surrounding in SURROUNDINGS
     ),
-    _norm("BatchNorm", "mish_cuda", "forward+backward", 2.2),
-    _norm("BatchNorm", "F.mish", "forward+backward", 6),
+    _norm("BatchNorm", "mish_cuda", BOTH, 2.2),
+    _norm("BatchNorm", "F.mish", BOTH, 6),
     _norm("BatchNorm", "mish_cuda", "forward", 1.5),
-    _norm("GroupNorm", "mish_cuda", "forward+backward", 1.1),
+    _norm("GroupNorm", "mish_cuda", BOTH, 1.1),
     _norm("GroupNorm", "mish_cuda", "forward", 1.1),
-    _norm("GroupNorm", "F.mish", "forward+backward", 3.3),
-    Claim(
-        "BatchNorm, Mish, forward+backward, threads: 1, 2",
-        "one / two",
-        [
-            Case(norm_provider("BatchNorm", "one op"), "forward+backward", "fp32", shape, threads=2)
-            for shape in NORM_SHAPES["BatchNorm"][:1]
-        ],
-        ({"threads": 1},),
-        1.7,
+    _norm("GroupNorm", "F.mish", BOTH, 3.3),
+    _two_threads(
+        f"BatchNorm, Mish, {BOTH}",
+        Case(norm("BatchNorm", "one op"), BOTH, "fp32", NORM_SHAPES["BatchNorm"][0]),
     ),
     _strided("sliced", {"x[:, ::2]": (512, 512), "x[:, 1:-1]": (512, 514)}),
     _strided(
@@ -196,42 +177,25 @@ ISSUE_BOUND = ("H200", "B100", "B200", "B300")  # also GB200, GB300
 # Ours over F.mish by dtype, forward and backward.
 GPU_BOUNDS = {"fp32": (0.98, 0.98), "fp16": (1.25, 1.25), "bf16": (1.25, 1.25), "fp64": (1.5, 1.5)}
 ISSUE_BOUNDS = {**GPU_BOUNDS, "fp16": (1.8, 1.9), "bf16": (1.8, 1.9)}
-LAUNCH_BOUND, LAUNCH_SECONDS = 1.05, 0.2e-6
 
 
 def gpu_claims(gpu: str) -> list[Claim]:
     """The claims for a GPU of this name."""
     issue_bound = any(name in gpu for name in ISSUE_BOUND)
     over_native = ISSUE_BOUNDS if issue_bound else GPU_BOUNDS
-    at_size = [
-        Claim(
-            f"{way} {dtype}, 16 M and more",
-            f"{name} / ours",
-            _ours(way, (dtype,), *LARGE),
-            [{"provider": rival} for rival in rivals],
-            bound,
-            suite="gpu",
-        )
-        for place, way in enumerate(BACKWARD)
-        for dtype in DTYPES
-        for name, rivals, bound in (
+    claims = []
+    for (place, way), dtype in product(enumerate(APART), DTYPES):
+        title, cases = f"{way} {dtype}, 16 M and more", _ours(way, (dtype,), *LARGE)
+        for name, providers, bound in (
             ("relu", ("relu",), 0.97),
             ("fastest stream", STREAMS, 0.95),
             ("F.mish", ("F.mish",), over_native[dtype][place]),
-        )
-        if dtype != "fp64" or name == "F.mish"
-    ]
-    launches = [
-        replace(
-            _within(
-                f"cost of a call, {way}",
-                "F.mish",
-                _ours(way, ("fp32",), 1),
-                LAUNCH_BOUND,
-                "launch",
-            ),
-            seconds=LAUNCH_SECONDS,
-        )
-        for way in BACKWARD
-    ]
-    return at_size + launches
+        ):
+            if dtype != "fp64" or name == "F.mish":
+                rivals = [{"provider": provider} for provider in providers]
+                claims.append(Claim(title, f"{name} / ours", cases, rivals, bound, suite="gpu"))
+    launch: dict[str, Any] = {"at_most": True, "suite": "launch", "seconds": 0.2e-6}
+    for way in APART:
+        title = f"cost of a call, {way}"
+        claims.append(_against(title, "F.mish", _ours(way, ("fp32",), 1), 1.05, **launch))
+    return claims

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 PROG = "python -m benchmarks"
 REFUSED, INTERRUPTED = 2, 130  # as in `arguments`, which needs torch
 
-# Each command is a module of that name, or the module `command` in a package of that name, with
-# DESCRIPTION, add_arguments(parser) and run(args).
+# Each command is a module of that name or the one of _MODULES, with DESCRIPTION,
+# add_arguments(parser) and run(args).
 COMMANDS = {
     "run": "time mish_cuda beside its rivals; write a CSV file, print tables",
     "networks": "time training steps and inference of whole networks",
@@ -30,7 +30,10 @@ COMMANDS = {
     "report": "make one HTML page of files of results",
     "compare": "say what got slower or faster between two files",
 }
-_PACKAGES = ("accuracy", "paper", "sass")
+_MODULES = {
+    **{name: f"{name}.command" for name in ("accuracy", "paper", "sass")},
+    "table": "views",
+}
 
 EPILOG = """\
 exit status of every command:
@@ -43,12 +46,6 @@ exit status of every command:
 MISH_CUDA_COMMIT, where set, is the commit in files of results: for a tree without .git, as in
 MISH_CUDA_COMMIT=$(git describe --always --dirty)
 """
-
-# Packages that some commands need, by the name that Python imports; pip's name where it differs.
-REQUIREMENTS = {
-    name: name
-    for name in ("matplotlib", "mpmath", "numpy", "pandas", "rich", "scipy", "torchvision")
-} | {"sklearn": "scikit-learn"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,9 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = overview.parse_args(argv[:1]).command
     prog = f"{PROG} {name}"
     try:
-        module = importlib.import_module(
-            f"benchmarks.{name}{'.command' if name in _PACKAGES else ''}"
-        )
+        module = importlib.import_module(f"benchmarks.{_MODULES.get(name, name)}")
         parser = argparse.ArgumentParser(
             prog=prog,
             description=module.DESCRIPTION,
@@ -86,10 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(module.run(args))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in REQUIREMENTS:
+        if package in ("", "benchmarks", "mish_cuda", *sys.stdlib_module_names):
             raise
-        pip = f"pip install {REQUIREMENTS[package]}"
-        return _refuse(prog, f"needs the Python package {package}: {pip}")
+        pip = {"sklearn": "scikit-learn"}.get(package, package)
+        return _refuse(prog, f"needs the Python package {package}: pip install {pip}")
     except Refused as refused:
         return _refuse(prog, str(refused))
     except OSError as error:

@@ -74,15 +74,9 @@ def measure(
         except Exception as error:
             found.fail(case, error)
     times, found.interrupted = take_turns(samplers, seconds, group.min_rounds, found.fail)
-    found.rows = [
-        {
-            "suite": group.suite,
-            **case.row(),
-            **quantiles(taken),
-            "peak_bytes": peaks.get(case, ""),
-        }
-        for case, taken in times.items()
-    ]
+    for case, taken in times.items():
+        measured = {**quantiles(taken), "peak_bytes": peaks.get(case, "")}
+        found.rows.append({"suite": group.suite, **case.row(), **measured})
     return found
 
 
@@ -151,7 +145,6 @@ def record(
     # No auto-refresh: its thread would compete with what is being timed.
     bar = progress_bar(console, auto_refresh=False)
     failures: list[tuple[Case, str]] = []
-    given_up: set[tuple[str, str, str]] = set()
     unreached: list[str] = []
     count, status = 0, 0
     end = time.monotonic() + 60 * minutes if minutes else None
@@ -163,14 +156,12 @@ def record(
                 if end and time.monotonic() > end:
                     unreached.append(group.title)
                     continue
+                given_up = {_kind(case) for case, why in failures if not out_of_memory(why)}
                 cases = tuple(case for case in group.cases if _kind(case) not in given_up)
                 measured = measure(replace(group, cases=cases)) if cases else Measured()
                 write(measured.rows)
                 count += len(measured.rows)
                 failures += measured.failures.items()
-                given_up |= {
-                    _kind(c) for c, why in measured.failures.items() if not out_of_memory(why)
-                }
                 if measured.interrupted:
                     raise KeyboardInterrupt
                 bar.advance(task)

@@ -41,8 +41,7 @@ NETWORKS = {
 # The share of --seconds that each is timed for: inference takes about a third of a step.
 SECONDS = {"training step": 1, "inference": 1 / 3}
 ACTIVATIONS: dict[str, Activation] = {
-    **{name: architectures.ACTIVATIONS[name] for name in ("mish_cuda", "F.mish", "naive")},
-    **{name: architectures.ACTIVATIONS[name] for name in ("SiLU", "ReLU")},
+    **{name: layer for name, layer in architectures.ACTIVATIONS.items() if name != "GELU"},
     FUSED: mish_cuda.Mish,
     NONE: nn.Identity,
 }

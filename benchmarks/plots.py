@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK, MUTED, GRID, PAPER = "#1f2328", "#59636e", "#d8dee4", "#ffffff"
@@ -52,6 +51,7 @@ STYLE: Any = {
 matplotlib.rcParams.update(STYLE)
 WIDTH = 4.6  # inches: text of 10 points is legible where a telephone shows a picture so wide
 ROW = 0.24  # inches from one bar to the next
+PANEL = 3.0  # inches, of each panel beside others
 
 
 @dataclass(frozen=True)
@@ -90,43 +90,47 @@ def sign(picture: Picture, text: str) -> None:
 
 def save(picture: Picture, file: Path | BinaryIO) -> None:
     """Write a picture to a file, as what the end of its name says, png or svg; else as png."""
-    form = "png"
     if isinstance(file, Path):
-        form = file.suffix.removeprefix(".")
         file.parent.mkdir(parents=True, exist_ok=True)
     # Neither the time nor the version of matplotlib: the same picture gives the same file.
-    metadata = {"Date": None} if form == "svg" else {"Software": None}
-    picture.figure.savefig(file, format=form, dpi=160, metadata=metadata)
+    vector = isinstance(file, Path) and file.suffix == ".svg"
+    metadata = {"Date": None} if vector else {"Software": None}
+    picture.figure.savefig(file, dpi=160, metadata=metadata)
 
 
-def bars(name: str, title: str, panels: Mapping[str, Sequence[Bar]], one: str = "") -> Picture:
-    """A panel of bars below the other for each title in `panels`, as high as its bars need."""
+def bars(
+    name: str, title: str, panels: Mapping[str, Sequence[Bar]], one: str = "", across: bool = False
+) -> Picture:
+    """A panel of bars for each title in `panels`, with a dashed line at 1, the value of `one`.
+
+    One below the other, as high as their bars need; or `across`, with the same rows and scale.
+    """
     heights = [ROW * len(panel) + 0.3 for panel in panels.values()]
-    fig = figure(WIDTH, sum(heights) + 0.5, title)
-    axes = fig.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axis, (heading, panel) in zip(axes, panels.items(), strict=True):
-        draw_bars(axis, panel, one)
-        axis.set_title(heading)
+    if across:
+        fig = figure(max(WIDTH, PANEL * len(panels)), max(heights) + 0.9, title)
+        grid = fig.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)
+    else:
+        fig = figure(WIDTH, sum(heights) + 0.5, title)
+        grid = fig.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
+    longest = max(bar.value for panel in panels.values() for bar in panel)
+    for axes, (heading, panel) in zip(grid.flat, panels.items(), strict=True):
+        places, values = range(len(panel)), [bar.value for bar in panel]
+        drawn = axes.barh(places, values, color=[bar.colour for bar in panel])
+        axes.bar_label(drawn, [bar.text for bar in panel], padding=4)
+        labels = (bar.label for bar in panel)
+        axes.set_yticks(places, [n if len(n) <= 26 else f"{n[:25]}…" for n in labels])
+        axes.tick_params(axis="y", length=0)
+        most = max(longest if across else max(values), bool(one))
+        axes.set_xlim(0, 1.7 * most or 1)  # room for the texts
+        axes.set_ylim(len(panel) - 0.4, -0.6)  # from top to bottom
+        axes.grid(visible=False)
+        axes.set_xticks([])  # each bar says its value
+        axes.spines[["left", "bottom"]].set_visible(False)
+        axes.set_title(heading)
+        if one:
+            axes.axvline(1, color=INK, linewidth=1, linestyle="dashed", zorder=0.5)
+            axes.set_xlabel(f"dashed, at 1x: {one}", fontsize=9, loc="left")
     return Picture(slug(name), title, fig)
-
-
-def draw_bars(axes: Axes, bars: Sequence[Bar], one: str = "") -> None:
-    """From top to bottom, with a dashed line at 1, the value of what `one` names."""
-    places = range(len(bars))
-    drawn = axes.barh(places, [bar.value for bar in bars], color=[bar.colour for bar in bars])
-    axes.bar_label(drawn, [bar.text for bar in bars], padding=4)
-    labels = (bar.label for bar in bars)
-    axes.set_yticks(places, [n if len(n) <= 26 else f"{n[:25]}…" for n in labels])
-    axes.tick_params(axis="y", length=0)
-    longest = max([bar.value for bar in bars] + [bool(one)])
-    axes.set_xlim(0, longest * 1.7 or 1)  # room for the texts
-    axes.set_ylim(len(bars) - 0.4, -0.6)
-    axes.grid(visible=False)
-    axes.set_xticks([])  # each bar says its value
-    axes.spines[["left", "bottom"]].set_visible(False)
-    if one:
-        axes.axvline(1, color=INK, linewidth=1, linestyle="dashed", zorder=0.5)
-        axes.set_xlabel(f"dashed, at 1x: {one}", fontsize=9, loc="left")
 
 
 def colour(provider: str) -> str:

@@ -14,16 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mish_cuda
-from benchmarks.cases import (
-    BLOCKS,
-    DTYPES,
-    LAYOUTS,
-    NORMS,
-    SURROUNDINGS,
-    Case,
-    compiled_provider,
-    norm_provider,
-)
+from benchmarks import cases
+from benchmarks.cases import BLOCKS, DTYPES, LAYOUTS, NORMS, SURROUNDINGS, Case
 from benchmarks.timing import Statement, threads
 
 Function = Callable[..., Any]
@@ -99,8 +91,7 @@ def statement(case: Case, inputs: Inputs) -> Statement:
     """The call that `case` times, on `inputs`; compiled first where it is to be."""
     text, function = _RECIPES[case.provider][case.direction]
     x = inputs.x
-    names: dict[str, Any] = {"grad": torch.autograd.grad, "add": torch.add, "f": function}
-    names |= {name: getattr(inputs, name) for name in ("x", "leaf", "g", "out")}
+    names = {"grad": torch.autograd.grad, "add": torch.add, "f": function, **vars(inputs)}
     if isinstance(function, Compiled):
         with threads(case.threads):
             names["f"] = _compile(function, x.dtype, x.device, case.threads)
@@ -211,14 +202,14 @@ _aten = torch.ops.aten
 
 _RECIPES: dict[str, dict[str, Recipe]] = {
     **{
-        compiled_provider(name, surrounding): {
+        cases.compiled_provider(name, surrounding): {
             "forward+backward": (_BOTH, Compiled(f"lambda x: {expression}", function, trains=True))
         }
         for name, function in _MISH.items()
         for surrounding, expression in SURROUNDINGS.items()
     },
     **{
-        norm_provider(norm, block): {
+        cases.norm_provider(norm, block): {
             "forward": ("f(x)", Block(norm, block, trains=False)),
             "forward+backward": ("grad(f(leaf), leaves, g)", Block(norm, block, trains=True)),
         }

@@ -42,69 +42,58 @@ def _whole(least: int) -> Column:
     return Column(expected, lambda v: (v >= least) & (v % 1 == 0))
 
 
+def _all(names: str, column: Column) -> dict[str, Column]:
+    """The same for each of these names."""
+    return dict.fromkeys(names.split(), column)
+
+
 TEXT = Column("a text", lambda texts: texts.notna(), numeric=False)
 SHAPE = Column(
     "axes of 1 and more, as 8x64x32x32",
     lambda texts: texts.str.fullmatch(r"[1-9]\d*(x[1-9]\d*)*"),
     numeric=False,
 )
-SECONDS = Column("seconds above 0", lambda v: (v > 0) & (v < math.inf))
-ERROR = Column("an error from 0 on", lambda v: v >= 0)
+ABOVE_0 = Column("a number above 0", lambda v: (v > 0) & (v < math.inf))
+FROM_0 = Column("a number from 0 on", lambda v: v >= 0)
 NUMBER = Column("a number", lambda v: v.isna() | v.notna())
-DTYPE = _one_of(*DTYPES)
 
-KINDS: dict[str, dict[str, Column]] = {
-    "speed": {
-        "suite": _one_of(*SUITES),
-        "network": TEXT,
-        "provider": TEXT,
-        "direction": _one_of(*DIRECTIONS),
-        "dtype": DTYPE,
-        "shape": SHAPE,
-        "numel": _whole(1),
-        "layout": _one_of(*LAYOUTS),
-        **dict.fromkeys(("threads", "rounds"), _whole(1)),
-        **dict.fromkeys(("median_s", "p20_s", "p80_s"), SECONDS),
-        "bytes": _whole(0),
-        "peak_bytes": Column("a whole number from 0 on", lambda v: ~(v < 0) & ~(v % 1 > 0)),
-    },
-    "errors": {
-        "function": TEXT,
-        "implementation": TEXT,
-        "dtype": DTYPE,
-        "reference": TEXT,
-        **dict.fromkeys(("low", "high"), NUMBER),
-        "numbers": _whole(1),
-        "tried": _whole(0),
-        "ulp": ERROR,
-        "ulp_at": NUMBER,
-        "absolute": ERROR,
-        "absolute_at": NUMBER,
-        "correct": _whole(0),
-    },
-    "counts": {
-        "arch": TEXT,
-        "direction": TEXT,
-        "dtype": DTYPE,
-        "formula": _one_of("ours", "plain"),
-        **dict.fromkeys(("elements", "registers", "spill_bytes", "checks", "branches"), _whole(0)),
-        **dict.fromkeys(("local_accesses", "stored_elements", "late_loads"), _whole(0)),
-        "access_bits": TEXT,
-        **dict.fromkeys(("instructions_least", "instructions_most"), ERROR),
-        **dict.fromkeys(("mufu_least", "mufu_most"), ERROR),
-    },
-    "epochs": {
-        "dataset": _one_of("digits", "cifar10", "cifar100"),
-        "activation": _one_of("Mish", "Swish", "ReLU", "GELU"),
-        "seed": _whole(0),
-        "epoch": _whole(1),
-        "train_loss": Column("a number from 0 on", lambda v: ~(v < 0)),  # NaN: diverged
-        "test_accuracy": Column("a percentage", lambda v: v.between(0, 100)),
-        "seconds": ERROR,
-        **dict.fromkeys(("epochs", "width", "batch_size", "threads"), _whole(1)),
-        "learning_rate": Column("a number above 0", lambda v: (v > 0) & (v < math.inf)),
-    },
+# The columns of each kind of file, in their order.
+_NAMES = {
+    "speed": "suite network provider direction dtype shape numel layout threads rounds "
+    "median_s p20_s p80_s bytes peak_bytes",
+    "errors": "function implementation dtype reference low high numbers tried ulp ulp_at "
+    "absolute absolute_at correct",
+    "counts": "arch direction dtype formula elements registers spill_bytes checks branches "
+    "local_accesses stored_elements late_loads access_bits instructions_least "
+    "instructions_most mufu_least mufu_most",
+    "epochs": "dataset activation seed epoch train_loss test_accuracy seconds epochs width "
+    "batch_size threads learning_rate",
 }
+# What belongs in the columns of these names; in all others a text.
+_COLUMNS = {
+    "suite": _one_of(*SUITES),
+    "dtype": _one_of(*DTYPES),
+    "shape": SHAPE,
+    "layout": _one_of(*LAYOUTS),
+    "formula": _one_of("ours", "plain"),
+    "dataset": _one_of("digits", "cifar10", "cifar100"),
+    "activation": _one_of("Mish", "Swish", "ReLU", "GELU"),
+    **_all("numel threads rounds numbers epoch epochs width batch_size", _whole(1)),
+    **_all("bytes tried correct elements registers spill_bytes checks branches", _whole(0)),
+    **_all("local_accesses stored_elements late_loads seed", _whole(0)),
+    **_all("median_s p20_s p80_s learning_rate", ABOVE_0),
+    **_all("ulp absolute seconds", FROM_0),
+    **_all("instructions_least instructions_most mufu_least mufu_most", FROM_0),
+    **_all("low high ulp_at absolute_at", NUMBER),
+    "peak_bytes": Column("a whole number from 0 on", lambda v: ~(v < 0) & ~(v % 1 > 0)),
+    "train_loss": Column("a number from 0 on", lambda v: ~(v < 0)),  # NaN: diverged
+    "test_accuracy": Column("a percentage", lambda v: v.between(0, 100)),
+}
+KINDS = {
+    kind: {name: _COLUMNS.get(name, TEXT) for name in names.split()}
+    for kind, names in _NAMES.items()
+}
+KINDS["speed"]["direction"] = _one_of(*DIRECTIONS)
 
 
 @dataclass(frozen=True)
@@ -194,8 +183,8 @@ def parse(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
         values = texts = frame[name]
         if column.numeric:
             values = pd.to_numeric(texts.replace("", "nan"), errors="coerce")
-            require(values.notna() | texts.isin(("", "nan")), f"{column.expected} as {name}", texts)
-        require(column.fits(values), f"{column.expected} as {name}", texts)
+        known = values.notna() | texts.isin(("", "nan"))
+        require(known & column.fits(values), f"{column.expected} as {name}", texts)
         frame = frame.assign(**{name: values})
     if kind == "speed":
         ordered = frame.median_s.between(frame.p20_s, frame.p80_s)

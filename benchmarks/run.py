@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import textwrap
 from dataclasses import replace
 
 from benchmarks import cases, memory
@@ -16,11 +15,9 @@ from benchmarks.units import format_shape
 from mish_cuda._extension import REASON, REMEDY
 
 TENSORS_AT_ONCE = 10  # of a case at most: inputs, and what naive Mish allocates beside them
-_PRESET_LINES = (
-    f"{name}: {' '.join(map(format_shape, cases.preset_shapes(name, 1)))}" for name in cases.PRESETS
-)
 _PRESETS = "\n".join(
-    textwrap.fill(line, 80, initial_indent="  ", subsequent_indent="    ") for line in _PRESET_LINES
+    f"  {name}: {' '.join(map(format_shape, cases.preset_shapes(name, 1)))}"
+    for name in cases.PRESETS
 )
 
 DESCRIPTION = f"""\
@@ -100,13 +97,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _shape(text: str) -> Shape:
-    if not re.fullmatch(r"\d+(x\d+)*|\(\d+(,\d+)*,?\)|\[\d+(,\d+)*\]", text.replace(" ", "")):
+    shape = tuple(map(int, re.findall(r"\d+", text)))
+    known = r"\d+(x\d+)*|\(\d+(,\d+)*,?\)|\[\d+(,\d+)*\]"
+    if not (re.fullmatch(known, text.replace(" ", "")) and all(shape)):
         raise argparse.ArgumentTypeError(
             f"expected elements or a shape, as 4096, 8x64x32x32 or (8,64,32,32), got {text}"
         )
-    shape = tuple(map(int, re.findall(r"\d+", text)))
-    if not all(shape):
-        raise argparse.ArgumentTypeError(f"expected axes of 1 and more, got {text}")
     return shape
 
 

@@ -7,18 +7,16 @@ import math
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
 from benchmarks import plots
 from benchmarks.cases import DTYPES, GRIDS, KERNEL_DIRECTIONS, TENSORS_MOVED
-from benchmarks.plots import MUTED, OURS, ROW, SKY, WIDTH, Bar, Picture, colour, slug
-from benchmarks.speeds import compiled_times
+from benchmarks.plots import MUTED, OURS, SKY, WIDTH, Bar, Picture, colour, slug
+from benchmarks.speeds import neighbour_times
 from benchmarks.units import format_bytes, format_seconds, format_size
 
 SIZES = (65_536, 2**20, 2**24)  # of the speed-up bars
 DIRECTION_COLOURS = {"forward": OURS, "backward": SKY, "forward+backward": "#004a75"}
-PANEL = 3.0  # inches, of each panel of speed-ups
 
 
 def pictures(rows: pd.DataFrame, sizes: Sequence[int] = SIZES) -> tuple[list[Picture], list[str]]:
@@ -56,22 +54,18 @@ def speed_ups(ratios: pd.DataFrame, sizes: Sequence[int]) -> Iterator[Picture]:
         chosen = sorted(set(sizes) & set(alike.numel)) or [alike.numel.max()]
         alike = alike[alike.numel.isin(chosen)]
         wide = alike.pivot(index=["dtype", "direction"], columns="numel", values="ratio")
-        places = [p for p in itertools.product(DTYPES, KERNEL_DIRECTIONS) if p in wide.index]
-        width = max(WIDTH, PANEL * len(chosen))
+        rows = [p for p in itertools.product(DTYPES, KERNEL_DIRECTIONS) if p in wide.index]
+        panels = {
+            f"{format_size(size)} elements": [_speed_up(row, wide.at[row, size]) for row in rows]
+            for size in chosen
+        }
         title = f"mish_cuda against F.mish: how many times as fast{_on(threads)}"
-        fig = plots.figure(width, ROW * len(places) + 1.2, title)
-        panels = fig.subplots(1, len(chosen), sharex=True, sharey=True, squeeze=False)[0]
-        for size, axes in zip(chosen, panels, strict=True):
-            plots.draw_bars(axes, [_bar(p, wide.at[p, size]) for p in places], one="F.mish")
-            axes.set_title(f"{format_size(size)} elements")
-        panels[0].set_xlim(0, 1.7 * max(1, alike.ratio.max()))
-        yield Picture(slug(f"overview{_on(threads)}"), title, fig)
+        yield plots.bars(f"overview{_on(threads)}", title, panels, one="F.mish", across=True)
 
 
-def _bar(place: tuple[str, str], ratio: float) -> Bar:
-    measured = not math.isnan(ratio)
-    text = f"{ratio:.1f}x" if measured else "not measured"
-    return Bar(" ".join(place), ratio if measured else 0, text, DIRECTION_COLOURS[place[1]])
+def _speed_up(row: tuple[str, str], ratio: float) -> Bar:
+    value, text = (0, "not measured") if math.isnan(ratio) else (ratio, f"{ratio:.1f}x")
+    return Bar(" ".join(row), value, text, DIRECTION_COLOURS[row[1]])
 
 
 def _ratios(rows: pd.DataFrame) -> pd.DataFrame:
@@ -81,25 +75,21 @@ def _ratios(rows: pd.DataFrame) -> pd.DataFrame:
     ]
     # Never across suites: only within one were both timed in turns. Of two, the first in the file.
     key = ["threads", "numel", "dtype", "direction"]
-    ours, theirs = (
-        rows[rows.provider == name].drop_duplicates(["suite", *key])
-        for name in ("mish_cuda", "F.mish")
-    )
-    pairs = ours.merge(theirs, on=["suite", *key]).drop_duplicates(key)
-    return pairs.assign(ratio=pairs.median_s_y / pairs.median_s_x)[[*key, "ratio"]]
+    times = rows.pivot_table(
+        "median_s", ["suite", *key], "provider", aggfunc="first", sort=False
+    ).reindex(columns=["F.mish", "mish_cuda"])
+    ratios = (times["F.mish"] / times["mish_cuda"]).dropna().rename("ratio")
+    return ratios.reset_index().drop_duplicates(key)
 
 
 def compiled(rows: pd.DataFrame) -> Iterator[Picture]:
     """Speed-up over compiled F.mish, for each dtype and size."""
-    times = compiled_times(rows)
-    ratios = (times["F.mish"] / times["mish_cuda"]).dropna()
-    for (dtype, shape), group in ratios.groupby(["dtype", "shape"], sort=False):
-        panels = {
-            function: [Bar("mish_cuda", ratio, f"{ratio:.2f}x", OURS)]
-            for (_, _, function), ratio in group.items()
-        }
-        title = f"Speed-up under torch.compile, {dtype}, {format_size(int(shape))}"
-        yield plots.bars(f"compiled {dtype} {shape}", title, panels, one="compiled F.mish")
+    for _, _, times in neighbour_times(rows, "compiled"):
+        ratios = (times["F.mish"] / times["mish_cuda"]).dropna()
+        for (dtype, shape), group in ratios.groupby(["dtype", "shape"], sort=False):
+            panel = [Bar(f, ratio, f"{ratio:.2f}x", OURS) for (_, _, f), ratio in group.items()]
+            title = f"Speed-up under torch.compile, {dtype}, {format_size(int(shape))}"
+            yield plots.bars(f"compiled {dtype} {shape}", title, {"": panel}, one="compiled F.mish")
 
 
 def memory(rows: pd.DataFrame) -> Iterator[Picture]:
@@ -135,31 +125,27 @@ def _bars(rows: pd.DataFrame, column: str) -> list[Bar]:
 
 
 def rates(rows: pd.DataFrame) -> Iterator[Picture]:
-    """GB/s over the number of elements, a picture for each direction and dtype."""
+    """GB/s over the number of elements, medians between p20 and p80: a picture for each direction
+    and dtype."""
     kinds = ["threads", "direction", "dtype"]
     for (threads, direction, dtype), alike in _grid(rows).groupby(kinds, sort=False):
         title = f"{direction}, {dtype}{_on(threads)}"
         fig = plots.figure(WIDTH + 1, 3.4, title)
-        _draw_rates(fig.subplots(), alike)
+        axes = fig.subplots()
+        for name, line in alike.groupby("provider", sort=False):
+            line = line.sort_values("numel")
+            dash = "o--" if name == "copy" or name.startswith("compiled") else "o-"
+            wide = 2.2 if name == "mish_cuda" else 1.4
+            slow, rate, fast = (line.bytes / line[t] / 1e9 for t in ("p80_s", "median_s", "p20_s"))
+            axes.plot(line.numel, rate, dash, color=colour(name), ms=3, lw=wide, label=name)
+            axes.fill_between(line.numel, slow, fast, color=colour(name), alpha=0.15, lw=0)
+        axes.set(xscale="log", yscale="log", xlabel="elements", ylabel="GB/s")
+        axes.xaxis.set_major_locator(LogLocator(base=2, numticks=6))
+        axes.xaxis.set_major_formatter(lambda size, _: f"2^{math.log2(size):g}")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), labelcolor=MUTED)
         yield Picture(slug(title), title, fig)
-
-
-def _draw_rates(axes: Axes, rows: pd.DataFrame) -> None:
-    """Medians, between p20 and p80."""
-    axes.set(xscale="log", yscale="log", ylabel="GB/s")
-    axes.set_xlabel("elements (K: 2^10, M: 2^20)")
-    for name, line in rows.groupby("provider", sort=False):
-        line = line.sort_values("numel")
-        dash = "o--" if name == "copy" or name.startswith("compiled") else "o-"
-        wide = 2.2 if name == "mish_cuda" else 1.4
-        slow, rate, fast = (line.bytes / line[t] / 1e9 for t in ("p80_s", "median_s", "p20_s"))
-        axes.plot(line.numel, rate, dash, color=colour(name), ms=3, lw=wide, label=name)
-        axes.fill_between(line.numel, slow, fast, color=colour(name), alpha=0.15, linewidth=0)
-    axes.xaxis.set_major_locator(LogLocator(base=2, numticks=6))
-    axes.xaxis.set_major_formatter(lambda size, _: _short_size(size))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), labelcolor=MUTED)
 
 
 def _grid(rows: pd.DataFrame) -> pd.DataFrame:
@@ -167,12 +153,6 @@ def _grid(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[
         rows.suite.isin(GRIDS) & (rows.layout == "x") & rows.direction.isin(list(TENSORS_MOVED))
     ]
-
-
-def _short_size(count: float) -> str:
-    """A count with a binary prefix, for the ticks of an axis."""
-    power = max(0, min(int(math.log2(count)) // 10, 3))
-    return f"{count / 2 ** (10 * power):g} {['', 'K', 'M', 'G'][power]}".strip()
 
 
 def _on(threads: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 
 from benchmarks import claims
-from benchmarks.cases import BLOCKS, COMPILED, DTYPES, GRIDS, KERNEL_DIRECTIONS, PROVIDERS
+from benchmarks.cases import BLOCKS, COMPILED, DTYPES, GRIDS, PROVIDERS
 from benchmarks.display import Table, frame, verdict_table
 from benchmarks.units import format_bytes, format_seconds, format_shape, three_digits
 
@@ -26,11 +26,10 @@ threshold_backward."""
 MEMORY_NOTE = """\
 Peak memory within forward and backward of one call, results included, in sizes of
 the input. A whole network shows what is saved between them: see `networks`."""
-COMPILED_NOTE = """\
-Both compiled; speed up: of mish_cuda over F.mish."""
+COMPILED_NOTE = "Both compiled; over F.mish: its time / that of mish_cuda."
 NORMS_NOTE = """\
 A norm with Mish behind it: as one op, or as two layers with the Mish that is named.
-Forward+backward in training, forward in evaluation. Speed up: of the one op."""
+Forward+backward in training, forward in evaluation. Over: time / that of the one op."""
 CLAIMS_NOTE = "Ratios of median times, on one thread where nothing else is said."
 NETWORK_NOTE = """\
 Times: medians of interleaved rounds. Step: forward, loss, backward, SGD step.
@@ -55,7 +54,7 @@ def tables(rows: pd.DataFrame) -> list[Table]:
     """All tables for which there are rows."""
     verdicts = claims.judge(rows)
     judged = [verdict_table("claims", verdicts, CLAIMS_NOTE)] if verdicts else []
-    speeds = (*_kernels(rows), *_memory(rows), *_compiled(rows), *_norms(rows), *_networks(rows))
+    speeds = (*_kernels(rows), *_memory(rows), *_with_neighbours(rows), *_networks(rows))
     return [*speeds, *judged]
 
 
@@ -83,20 +82,16 @@ def _kernels(rows: pd.DataFrame) -> Iterator[Table]:
     """A table for each number of threads and direction."""
     rows = rows[rows.suite.isin(GRIDS)]
     base, *others = _providers(rows) or [""]
-    for threads in sorted(rows.threads.unique()):
-        for direction in KERNEL_DIRECTIONS:
-            alike = rows[(rows.threads == threads) & (rows.direction == direction)]
-            if alike.empty:
-                continue
-            times = _pivot(alike, "median_s", ["dtype", "shape"], "provider")
-            times = times.reindex(columns=[base, *others])
-            rates = alike.groupby(["dtype", "shape"]).bytes.first() / times[base] / 1e9
-            columns = {
-                _short(base): _texts(times[base], format_seconds),
-                "GB/s": _texts(rates.reindex(times.index), three_digits),
-            } | {_short(n): _texts(times[n] / times[base], three_digits) for n in others}
-            title = f"{direction}, CPU threads: {threads}"
-            yield Table(title, _by_input(times, columns), KERNEL_NOTE, 2)
+    for (threads, direction), alike in rows.groupby(["threads", "direction"], sort=False):
+        times = _pivot(alike, "median_s", ["dtype", "shape"], "provider")
+        times = times.reindex(columns=[base, *others])
+        rates = alike.groupby(["dtype", "shape"]).bytes.first() / times[base] / 1e9
+        columns = {
+            _SHORT.get(base, base): _texts(times[base], format_seconds),
+            "GB/s": _texts(rates.reindex(times.index), three_digits),
+        } | {_SHORT.get(n, n): _texts(times[n] / times[base], three_digits) for n in others}
+        title = f"{direction}, CPU threads: {threads}"
+        yield Table(title, _by_input(times, columns), KERNEL_NOTE, 2)
 
 
 def _memory(rows: pd.DataFrame) -> Iterator[Table]:
@@ -107,43 +102,47 @@ def _memory(rows: pd.DataFrame) -> Iterator[Table]:
     rows = rows[rows.numel == rows.groupby("dtype").numel.transform("max")]
     sizes = rows.peak_bytes / (rows.numel * rows.dtype.map(lambda d: DTYPES[d].itemsize))
     wide = _pivot(rows.assign(sizes=sizes), "sizes", ["dtype", "shape"], "provider")
-    columns = {_short(name): _texts(wide[name], "{:.1f}".format) for name in _providers(rows)}
+    columns = {
+        _SHORT.get(name, name): _texts(wide[name], "{:.1f}".format) for name in _providers(rows)
+    }
     yield Table("peak memory of forward+backward", _by_input(wide, columns), MEMORY_NOTE, 2)
 
 
-def compiled_times(rows: pd.DataFrame) -> pd.DataFrame:
-    """Times under torch.compile, a column for each name of COMPILED, by dtype, shape, function."""
-    rows = rows[rows.suite == "compiled"]
-    parts = rows.provider.str.extract(r"^compiled (?P<name>.*?) in (?P<function>.*)$")
-    index = ["dtype", "shape", "function"]
-    wide = _pivot(pd.concat([rows, parts], axis=1), "median_s", index, "name")
-    return wide.reindex(columns=list(COMPILED))
+# Suites whose providers are one Mish or another among the same neighbours: how the provider is
+# called, what the table is called, the ways to Mish, of which the others are compared with the
+# first, and the note.
+_NEIGHBOURS = {
+    "compiled": (
+        r"^compiled (?P<mish>.*?) in (?P<function>.*)$",
+        "torch.compile",
+        COMPILED[::-1],
+        COMPILED_NOTE,
+    ),
+    "norms": (r"^(?P<norm>\w+) and Mish by (?P<mish>.*)$", "norm and Mish", BLOCKS, NORMS_NOTE),
+}
 
 
-def _compiled(rows: pd.DataFrame) -> Iterator[Table]:
-    times = compiled_times(rows)
-    if not times.empty:
-        columns = {name: _texts(times[name], format_seconds) for name in COMPILED}
-        ratios = times["F.mish"] / times["mish_cuda"]
-        columns["speed up"] = _texts(ratios, "{:.2f}x".format)
-        found = _by_input(times, columns)
-        yield Table("torch.compile, forward+backward", found, COMPILED_NOTE, 3)
-
-
-def _norms(rows: pd.DataFrame) -> Iterator[Table]:
-    """A table for each direction and number of threads."""
-    rows = rows[rows.suite == "norms"]
-    parts = rows.provider.str.extract(r"^(?P<norm>\w+) and Mish by (?P<block>.*)$")
+def neighbour_times(rows: pd.DataFrame, suite: str) -> Iterator[tuple[str, int, pd.DataFrame]]:
+    """Direction, threads, and times by dtype, shape and neighbours: a column for each Mish."""
+    pattern, _, ways, _ = _NEIGHBOURS[suite]
+    rows = rows[rows.suite == suite]
+    parts = rows.provider.str.extract(pattern)
+    index = ["dtype", "shape", *parts.columns.drop("mish")]
     alike = pd.concat([rows, parts], axis=1).groupby(["direction", "threads"], sort=False)
     for (direction, threads), group in alike:
-        times = _pivot(group, "median_s", ["dtype", "shape", "norm"], "block")
-        times = times.reindex(columns=list(BLOCKS))
-        columns = {name: _texts(times[name], format_seconds) for name in BLOCKS}
-        for name in BLOCKS[1:]:
-            ratios = times[name] / times[BLOCKS[0]]
-            columns[f"over {name}"] = _texts(ratios, "{:.2f}x".format)
-        title = f"norm and Mish, {direction}, CPU threads: {threads}"
-        yield Table(title, _by_input(times, columns), NORMS_NOTE, 3)
+        yield direction, threads, _pivot(group, "median_s", index, "mish").reindex(columns=ways)
+
+
+def _with_neighbours(rows: pd.DataFrame) -> Iterator[Table]:
+    """A table for each suite of _NEIGHBOURS, direction and number of threads."""
+    for suite, (_, title, (ours, *others), note) in _NEIGHBOURS.items():
+        for direction, threads, times in neighbour_times(rows, suite):
+            columns = {name: _texts(times[name], format_seconds) for name in (ours, *others)}
+            for name in others:
+                ratios = times[name] / times[ours]
+                columns[f"over {name}"] = _texts(ratios, "{:.2f}x".format)
+            found = _by_input(times, columns)
+            yield Table(f"{title}, {direction}, CPU threads: {threads}", found, note, 3)
 
 
 def _networks(rows: pd.DataFrame) -> Iterator[Table]:
@@ -184,7 +183,3 @@ def _by_input(wide: pd.DataFrame, columns: dict[str, pd.Series]) -> pd.DataFrame
 def _texts(values: pd.Series, form: Callable[[float], str]) -> pd.Series:
     """Empty where nothing was measured."""
     return values.map(lambda value: "" if pd.isna(value) else form(value)).astype(str)
-
-
-def _short(name: str) -> str:
-    return _SHORT.get(name, name)

@@ -1,20 +1,24 @@
-"""The tables and pictures of a file of results, whatever it holds."""
+"""The tables and pictures of files of results, whatever they hold; ``table`` prints the tables."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from benchmarks import display, environment
+from benchmarks import display, environment, results
+from benchmarks.arguments import add_files, add_number
 from benchmarks.display import Table
 from benchmarks.results import Results
 
 if TYPE_CHECKING:  # it needs matplotlib, which tables do not
     from benchmarks.plots import Picture
 
+DESCRIPTION = "Prints the tables of files that any other command wrote."
 # Packages or modules with tables(rows), and with pictures(rows), by what a file holds.
 _MODULES = {
     "speed": ("speeds", "speed_plots"),
@@ -22,6 +26,27 @@ _MODULES = {
     "counts": ("sass.tables", None),
     "epochs": ("paper.tables", "paper.plots"),
 }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_files(parser)
+    parser.add_argument("--markdown", action="store_true", help="as Markdown")
+    add_number(
+        parser, "--sizes", nargs="+", help="of files of `run`, only rows of so many elements"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    sources = results.read(args.csv)
+    for place, source in enumerate(sources):
+        if args.sizes and source.kind == "speed":
+            chosen = source.rows[source.rows.numel.isin(args.sizes)]
+            sources[place] = replace(source, rows=chosen)
+    if args.markdown:
+        print(markdown(sources))
+    else:
+        show(sources)
+    return 0
 
 
 def tables(source: Results) -> list[Table]:

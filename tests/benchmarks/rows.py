@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 
 from benchmarks import cli, environment, results
-from benchmarks.cases import Case
-from benchmarks.timing import quantiles
+from benchmarks.cases import KERNEL_DIRECTIONS, SURROUNDINGS, Case, compiled_provider
+from benchmarks.timing import quantiles, threads
 from project import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
-FACTS = dict.fromkeys(environment.NAMES, "") | {
-    "device": "a device",
-    "cpu_model": "a processor",
-    "cpu_capability": "AVX2",
-    "backend": "cpu",
-    "mish_cuda": "1.2.3",
-    "commit": "abc1234",
-    "torch": "2.9",
-    "python": "3.10",
-    "date": "2000-01-01",
-    "command": "python -m benchmarks run --csv 'a file.csv'",
-    "clock": "2400 MHz",
-}
+FACTS = {name: f"a {name}" for name in environment.NAMES} | {"command": "run --csv 'a file.csv'"}
 Row = dict[str, Any]
 
 
@@ -61,6 +49,23 @@ def pair(ratio: float, direction: str = "forward", *shape: int, **rest: Any) -> 
 def network(provider: str, direction: str, seconds: float, peak: int | str = "") -> Row:
     case = {"suite": "networks", "peak": peak, "threads": 2, "network": "se_resnet18"}
     return row(provider, seconds, direction, 8, 3, 32, 32, **case)
+
+
+def everything(*sizes: int) -> list[Row]:
+    """Rows for every kind of table and picture; of these sizes, where no compiler is in it."""
+    seconds = {"mish_cuda": 20e-6, "F.mish": 250e-6, "naive": 140e-6, "copy": 10e-6}
+    compiled = {"F.mish": 6.0, "mish_cuda": 2.0}
+    inputs = itertools.product(KERNEL_DIRECTIONS, sizes or (65_536,), seconds.items())
+    both = KERNEL_DIRECTIONS[-1]
+    return [
+        *(row(name, s, d, n, peak=2**20 if d == both else "") for d, n, (name, s) in inputs),
+        *(
+            row(compiled_provider(name, surrounding), s, both, 2**20, suite="compiled")
+            for surrounding in SURROUNDINGS
+            for name, s in compiled.items()
+        ),
+        *(network(name, "training step", 1.0, 2**20) for name in ("mish_cuda", "F.mish")),
+    ]
 
 
 def write(path: Path, rows: Iterable[Row], kind: str = "speed", **facts: str) -> Path:
@@ -98,7 +103,5 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """For the tests of a module that imports it: small networks are slower on several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with threads(1):
+        yield

@@ -31,13 +31,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "NETWORKS", SMALL)
 
 
-def case(
-    activation: str,
-    direction: str = "training step",
-    network: str = "se_resnet18",
-    dtype: str = "fp32",
-) -> Case:
-    return Case(activation, direction, dtype, SMALL[network].cpu, network=network)
+def case(activation: str, direction: str = "training step", network: str = "se_resnet18") -> Case:
+    return Case(activation, direction, "fp32", SMALL[network].cpu, network=network)
 
 
 @pytest.fixture
@@ -56,35 +51,29 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.mark.parametrize("network", SMALL)
-def test_a_step_starts_from_the_same_weights_as_the_one_before(
-    network: str, losses: list[float]
-) -> None:
-    step = networks.statement(case("mish_cuda", network=network), "cpu")
-    for _ in range(3):
-        step()
-    assert len(set(losses)) == 1
-
-
-@pytest.mark.parametrize("network", SMALL)
-def test_a_step_gives_every_weight_to_the_optimizer(
-    network: str, monkeypatch: pytest.MonkeyPatch
+def test_a_step_gives_every_weight_to_the_optimizer_and_changes_none(
+    network: str, losses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And leaves no gradient behind, which the peak memory of the next would lack."""
-    updated = []
+    weights: list[Tensor] = []
 
     class Spy(torch.optim.SGD):
         def step(self, closure: None = None) -> None:
-            weights = [w for group in self.param_groups for w in group["params"]]
-            updated.append((weights, [w.grad for w in weights]))
+            weights[:] = [w for group in self.param_groups for w in group["params"]]
+            assert all(weight.grad is not None for weight in weights)
             super().step(closure)
 
     monkeypatch.setattr(torch.optim, "SGD", Spy)
-    networks.statement(case("mish_cuda", network=network), "cpu")()
-    ((weights, gradients),) = updated
-    expected = sum(1 for _ in SMALL[network].build(nn.Mish).parameters())
-    assert len(weights) == expected
-    assert all(gradient is not None for gradient in gradients)
-    assert all(weight.grad is None for weight in weights)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    step = networks.statement(case("mish_cuda", network=network), "cpu")
+    assert torch.equal(torch.get_rng_state(), state)  # the caller's random numbers
+    for _ in range(3):
+        step()
+        assert all(weight.grad is None for weight in weights)
+    assert len(weights) == sum(1 for _ in SMALL[network].build(nn.Mish).parameters())
+    assert len(losses) == 3
+    assert len(set(losses)) == 1
 
 
 def test_fused_norms_learn_the_same_with_less_memory(
@@ -95,14 +84,6 @@ def test_fused_norms_learn_the_same_with_less_memory(
     rows = measure(Group("networks", cases), "cpu", 0, prepare=networks.by_network).rows
     assert max(losses) - min(losses) < 1e-5
     assert rows[1]["peak_bytes"] < rows[0]["peak_bytes"]
-
-
-def test_random_numbers_of_the_caller_are_left_alone() -> None:
-    torch.manual_seed(1)
-    expected = torch.rand(1)
-    torch.manual_seed(1)
-    networks.statement(case("ReLU"), "cpu")
-    assert torch.equal(torch.rand(1), expected)
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
@@ -118,7 +99,7 @@ def test_activations_get_the_dtype(
             return F.mish(x)
 
     monkeypatch.setitem(networks.ACTIVATIONS, "F.mish", Spy)
-    networks.statement(case("F.mish", direction, dtype=dtype), "cpu")()
+    networks.statement(replace(case("F.mish", direction), dtype=dtype), "cpu")()
     training = direction == "training step"
     assert seen == {(expected, training, training)}
 
@@ -132,23 +113,29 @@ def test_needed_memory_is_near_the_peak(network: str) -> None:
     assert 0.5 < networks.needed_memory(large) / row["peak_bytes"] < 2
 
 
-def run(*options: str, csv: Path) -> int:
-    return main("networks", "--device", "cpu", "--seconds", "0", "--csv", csv, *options)
+class Greedy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("can't allocate so much memory")
 
 
-def test_run_measures_and_prints_and_table_prints_it_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_run_measures_and_names_what_fails_and_table_prints_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setitem(networks.ACTIVATIONS, "SiLU", Greedy)
     path = tmp_path / "a.csv"
-    options = ["--batch", "3", "--threads", "1"]
-    assert run(*options, csv=path) == 0
+    options = ("--device", "cpu", "--seconds", "0", "--batch", "3", "--threads", "1", "--csv", path)
+    assert main("networks", *options) == 1
     printed = capsys.readouterr().out
     assert "se_resnet18, input 3x3x8x8, fp32, CPU threads: 1" in printed
     assert "mlp, input 3x8, fp32, CPU threads: 1" in printed
+    for network, direction in product(SMALL, networks.SECONDS):
+        assert f"{network} SiLU {direction}" in printed
+    assert "can't allocate so much memory" in printed
     rows = read(path)
     assert rows.command.iloc[0].startswith("python -m benchmarks networks --device cpu")
     measured = list(zip(rows.network, rows.direction, rows.provider, strict=True))
-    assert measured == list(product(SMALL, networks.SECONDS, networks.ACTIVATIONS))
+    others = [name for name in networks.ACTIVATIONS if name != "SiLU"]
+    assert measured == list(product(SMALL, networks.SECONDS, others))
     assert set(rows.suite) == {"networks"}
     assert (rows.peak_bytes.isna() == (rows.direction == "inference")).all()
     peaks = rows[rows.network == "se_resnet18"].groupby("provider").peak_bytes.max()
@@ -158,30 +145,11 @@ def test_run_measures_and_prints_and_table_prints_it_again(
     assert capsys.readouterr().out.strip() in printed
 
 
-def test_one_that_fails_leaves_the_others_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Greedy(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            raise RuntimeError("can't allocate so much memory")
-
-    monkeypatch.setitem(networks.ACTIVATIONS, "naive", Greedy)
-    path = tmp_path / "a.csv"
-    assert run("--networks", "mlp", csv=path) == 1
-    others = [name for name in networks.ACTIVATIONS if name != "naive"]
-    assert list(read(path).provider) == others * len(networks.SECONDS)
-    printed = capsys.readouterr().out
-    for direction in networks.SECONDS:
-        assert f"mlp naive {direction}" in printed
-    assert "can't allocate so much memory" in printed
-
-
-def test_default_inputs_fit_their_networks() -> None:
-    """Those of both kinds of device, without running anything."""
-    for known in DEFAULTS.values():
-        for shape in (known.cpu, known.gpu):
-            with torch.device("meta"):
-                assert known.build(nn.Mish)(torch.empty(shape)).shape == (
-                    shape[0],
-                    networks.CLASSES,
-                )
+@pytest.mark.parametrize("network", DEFAULTS)
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_default_inputs_fit_their_networks(network: str, kind: str) -> None:
+    """Without running anything."""
+    shape = getattr(DEFAULTS[network], kind)
+    with torch.device("meta"):
+        result = DEFAULTS[network].build(nn.Mish)(torch.empty(shape))
+    assert result.shape == (shape[0], networks.CLASSES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -15,8 +16,16 @@ from benchmarks.cases import KERNEL_DIRECTIONS, KERNEL_PROVIDERS, Group, preset_
 from benchmarks.measure import Measured
 from benchmarks.timing import Sampler, Statement
 
-RUN = ("run", "--device", "cpu", "--seconds", "0", "--csv")
 FORWARD = ("--directions", "forward", "--dtypes", "fp32", "--sizes")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "a.csv"
+
+
+def execute(path: Path, *options: str) -> int:
+    return main("run", "--device", "cpu", "--seconds", "0", "--csv", path, *options)
 
 
 def chosen(*options: str, device: str = "cpu") -> list[Group]:
@@ -33,12 +42,10 @@ def rows_of(group: Group) -> Measured:
 
 
 def test_run_measures_and_prints_and_table_prints_it_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "a.csv"
-    assert main(*RUN, path, "--sizes", "7", "2x3", "--dtypes", "bf16") == 0
+    assert execute(path, "--sizes", "7", "2x3", "--dtypes", "bf16") == 0
     first = capsys.readouterr().out
-    assert "forward+backward" in first
     rows = read(path)
     assert set(rows.suite) == {"kernels"}
     assert len(rows) == 2 * len(KERNEL_PROVIDERS) * len(KERNEL_DIRECTIONS)
@@ -54,13 +61,25 @@ def test_run_measures_and_prints_and_table_prints_it_again(
     assert capsys.readouterr().out.strip() in first
 
 
-def test_what_is_measured_by_default_and_by_choice() -> None:
-    assert {group.suite for group in chosen()} == {"kernels", "compiled", "norms", "claims"}
-    assert {g.suite for g in chosen("--only", "gpu", device="cuda")} == {"gpu", "launch"}
-    assert {group.suite for group in chosen("--only", "compiled")} == {"compiled"}
-    for options in (["--sizes", "7"], ["--threads", "2"], ["-b"], ["--directions", "backward"]):
-        groups = chosen(*options)
-        assert {group.suite for group in groups} == {"kernels"}
+@pytest.mark.parametrize(
+    ("options", "device", "suites"),
+    [
+        ("", "cpu", "kernels compiled norms claims"),
+        ("", "cuda", "kernels compiled norms"),
+        ("--only gpu", "cuda", "gpu launch"),
+        ("--only compiled", "cpu", "compiled"),
+        *((option, "cpu", "kernels") for option in ("--sizes 7", "--threads 2", "-b")),
+        ("--preset resnet50", "cpu", "kernels"),
+        ("--preset grad-tts", "cpu", "kernels norms"),
+    ],
+)
+def test_suites_by_default_and_by_choice(options: str, device: str, suites: str) -> None:
+    groups = chosen(*options.split(), device=device)
+    assert {group.suite for group in groups} == set(suites.split())
+
+
+def test_options_choose_from_the_grid() -> None:
+    groups = chosen("--directions", "backward")
     assert {group.cases[0].direction for group in groups} == {"backward"}
     groups = chosen("--preset", "resnet50", "--batch", "2", "--sizes", "9", "--dtypes", "fp32")
     assert {group.cases[0].shape for group in groups} == {(9,), *preset_shapes("resnet50", 2)}
@@ -82,92 +101,71 @@ def test_what_is_measured_by_default_and_by_choice() -> None:
     ],
 )
 def test_options_of_the_old_perftest(
-    line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    line: str, monkeypatch: pytest.MonkeyPatch, path: Path
 ) -> None:
-    seen = []
-
-    def measured(group: Group, device: str, seconds: float, warmup: int) -> Measured:
-        seen.append(group)
-        assert (device, group.min_rounds, seconds, warmup) == ("cpu", 50, 0, 5)
-        return Measured()
-
+    measured = MagicMock(return_value=Measured())
     monkeypatch.setattr(run, "measure", measured)
     monkeypatch.setattr(arguments, "device", lambda text: "cpu")
-    assert main("run", "--csv", tmp_path / "a.csv", *line.split()) == 0
-    assert len(seen) == len(KERNEL_DIRECTIONS)
-    for group in seen:
+    assert main("run", "--csv", path, *line.split()) == 0
+    assert [call.args[0].cases[0].direction for call in measured.call_args_list] == [
+        *KERNEL_DIRECTIONS
+    ]
+    for (group, *pace), _ in measured.call_args_list:
+        assert (pace, group.min_rounds) == (["cpu", 0, 5], 50)
         assert [case.provider for case in group.cases] == ["mish_cuda", "naive", "relu"]
         assert {(case.dtype, case.shape) for case in group.cases} == {("fp16", (16, 10, 8, 8))}
 
 
-def broken(*operands: object) -> None:
-    raise RuntimeError("no compiler\nmore")
+def fails(monkeypatch: pytest.MonkeyPatch, provider: str) -> MagicMock:
+    """From now on, in all directions; counts the calls."""
+    function = MagicMock(side_effect=RuntimeError("no compiler\nmore"))
+    recipes = dict.fromkeys(KERNEL_DIRECTIONS, ("f(x)", function))
+    monkeypatch.setitem(providers._RECIPES, provider, recipes)
+    return function
 
 
 def test_a_provider_that_fails_is_named_and_the_others_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tried = []
-    recipe = dict.fromkeys(KERNEL_DIRECTIONS, ("f(x)", lambda x: tried.append(x) or broken()))
-    monkeypatch.setitem(providers._RECIPES, "relu", recipe)
-    path = tmp_path / "a.csv"
+    tried = fails(monkeypatch, "relu")
     options = ["--sizes", "7", "8", "--dtypes", "fp32", "--providers", "mish_cuda", "relu"]
-    assert main(*RUN, path, *options) == 1
-    assert len(tried) == len(KERNEL_DIRECTIONS)  # at 8 not again
+    assert execute(path, *options) == 1
+    assert tried.call_count == len(KERNEL_DIRECTIONS)  # at 8 not again
     assert list(read(path).provider) == ["mish_cuda"] * 6
     assert "relu backward fp32 7: RuntimeError: no compiler\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("name", "status"), [("relu", 0), ("mish_cuda", 1)])
 def test_on_a_gpu_rivals_may_fail(
-    name: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, status: int, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    groups = chosen(*FORWARD, "7")
-    monkeypatch.setitem(providers._RECIPES, name, {"forward": ("f(x)", broken)})
-    found = measure.record(
-        *(groups, lambda group: measure.measure(group, "cpu", 0), "cpu", "", tmp_path / "a.csv"),
-        rivals_may_fail=True,
-    )
-    assert found == status
+    fails(monkeypatch, name)
+    groups, timed = chosen(*FORWARD, "7"), lambda group: measure.measure(group, "cpu", 0)
+    assert measure.record(groups, timed, "cpu", "", path, rivals_may_fail=True) == status
 
 
 def test_after_so_many_minutes_no_group_is_begun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    now = 0
-
-    def timed(group: Group) -> Measured:
-        nonlocal now
-        now += 61
-        return rows_of(group)
-
-    monkeypatch.setattr(measure.time, "monotonic", lambda: now)
-    path = tmp_path / "a.csv"
-    assert measure.record(chosen(*FORWARD, "7", "8", "9"), timed, "cpu", "", path, minutes=1) == 0
+    monkeypatch.setattr(measure.time, "monotonic", MagicMock(side_effect=[0, 59, 61, 61]))
+    groups = chosen(*FORWARD, "7", "8", "9")
+    assert measure.record(groups, rows_of, "cpu", "", path, minutes=1) == 0
     assert len(read(path)) == len(KERNEL_PROVIDERS)
     assert "Not reached in 1 minutes: kernels: forward, fp32, 8; " in capsys.readouterr().out
 
 
 def test_ctrl_c_keeps_what_was_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And before the first row an older file."""
-    done: list[Group] = []
-    most = 2
-
-    def some(group: Group, *args: object) -> Measured:
-        if len(done) == most:
-            raise KeyboardInterrupt
-        done.append(group)
-        return rows_of(group)
-
-    monkeypatch.setattr(run, "measure", some)
-    path = tmp_path / "a.csv"
-    assert main(*RUN, path) == INTERRUPTED
-    assert len(read(path)) == sum(len(group.cases) for group in done)
+    groups = chosen()
+    outcomes = [*map(rows_of, groups[:2]), KeyboardInterrupt, KeyboardInterrupt]
+    monkeypatch.setattr(run, "measure", MagicMock(side_effect=outcomes))
+    assert execute(path) == INTERRUPTED
+    assert len(read(path)) == sum(len(group.cases) for group in groups[:2])
     assert "Interrupted" in capsys.readouterr().out
     older = write(path, [row("relu", 1.0)]).read_text()
-    assert main(*RUN, path, "--sizes", "7") == INTERRUPTED
+    assert execute(path, "--sizes", "7") == INTERRUPTED
     output = capsys.readouterr().out
     assert "Nothing was measured" in output
     assert "a device" not in output  # the older file is no result of this run
@@ -175,26 +173,17 @@ def test_ctrl_c_keeps_what_was_measured(
 
 
 def test_ctrl_c_after_enough_rounds_keeps_a_group(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Those of its cases that did not fail, and why the others did; nothing after it."""
 
     def interrupted(statement: Statement) -> Sampler:
-        samples = iter([1e-6] * 3)  # of a Group's min_rounds
-
-        def sample() -> float:
-            try:
-                return next(samples)
-            except StopIteration:
-                raise KeyboardInterrupt from None
-
-        return sample
+        return MagicMock(side_effect=[1e-6] * 3 + [KeyboardInterrupt])  # of a Group's min_rounds
 
     monkeypatch.setattr(measure, "sampler", interrupted)
-    monkeypatch.setitem(providers._RECIPES, "relu", {"forward": ("f(x)", broken)})
-    path = tmp_path / "a.csv"
+    fails(monkeypatch, "relu")
     names = ["--providers", "mish_cuda", "relu", "copy", "--seconds", "60"]
-    assert main("run", "--device", "cpu", "--csv", path, *FORWARD, "7", "8", *names) == INTERRUPTED
+    assert execute(path, *FORWARD, "7", "8", *names) == INTERRUPTED
     rows = read(path)
     assert list(zip(rows.provider, rows.numel, strict=True)) == [("mish_cuda", 7), ("copy", 7)]
     assert set(rows.rounds) == {3}
@@ -202,8 +191,8 @@ def test_ctrl_c_after_enough_rounds_keeps_a_group(
 
 
 def test_without_kernels_run_says_what_it_measures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("mish_cuda.backend", lambda tensor: "eager")
-    assert main(*RUN, tmp_path / "a.csv", *FORWARD, "7", "--providers", "mish_cuda") == 0
+    assert execute(path, *FORWARD, "7", "--providers", "mish_cuda") == 0
     assert "measuring its eager fallback" in " ".join(capsys.readouterr().out.split())
