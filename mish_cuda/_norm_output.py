@@ -114,7 +114,7 @@ def _saved_as_they_are() -> Any:
     twice; those of a checkpoint, which computes them again, have to know of both.
     """
     hooks = _saved_tensors_hooks(True)
-    if hooks is None or hooks[0].__module__ == "torch.utils.checkpoint":
+    if hooks is None or getattr(hooks[0], "__module__", "") == "torch.utils.checkpoint":
         return contextlib.nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
 

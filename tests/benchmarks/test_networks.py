@@ -113,6 +113,11 @@ def test_needed_memory_is_near_the_peak(network: str) -> None:
     assert 0.5 < networks.needed_memory(large) / row["peak_bytes"] < 2
 
 
+def test_success(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    assert main("networks", "--device", "cpu", "--seconds", "0", "--csv", path) == 0
+
+
 class Greedy(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         raise RuntimeError("can't allocate so much memory")
