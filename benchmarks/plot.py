@@ -12,9 +12,9 @@ from benchmarks.results import Results
 
 DESCRIPTION = """\
 Draws what the files hold the data for: an overview, speed-up over F.mish, GB/s over
-size, peak memory, training steps of whole networks, errors over x, accuracies of
-the paper's comparison. Says what is left out, and why. Of several files, the names
-of the pictures begin with the file's.
+size, peak memory, norm and Mish as one op, training steps of whole networks, errors
+over x, accuracies of the paper's comparison. Says what is left out, and why. Of several
+files, the names of the pictures begin with the file's.
 """
 
 

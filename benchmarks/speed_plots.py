@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.ticker import LogLocator
 
 from benchmarks import plots
-from benchmarks.cases import DTYPES, GRIDS, KERNEL_DIRECTIONS, TENSORS_MOVED
+from benchmarks.cases import BLOCKS, DTYPES, GRIDS, KERNEL_DIRECTIONS, TENSORS_MOVED
 from benchmarks.plots import MUTED, OURS, SKY, WIDTH, Bar, Picture, colour, slug
-from benchmarks.speeds import neighbour_times
+from benchmarks.speeds import neighbour_times, shape_text
 from benchmarks.units import format_bytes, format_seconds, format_size
 
 SIZES = (65_536, 2**20, 2**24)  # of the speed-up bars
@@ -30,6 +30,7 @@ def pictures(rows: pd.DataFrame, sizes: Sequence[int] = SIZES) -> tuple[list[Pic
         ("whole networks", "suite networks", networks(rows)),
         ("peak memory", "forward+backward with its peak memory", memory(rows)),
         ("speed-up under torch.compile", "suite compiled", compiled(rows)),
+        ("norm and Mish", "suite norms", norms(rows)),
         ("GB/s over size", "suite kernels or gpu", rates(rows)),
     )
     found, missing = [], []
@@ -90,6 +91,23 @@ def compiled(rows: pd.DataFrame) -> Iterator[Picture]:
             panel = [Bar(f, ratio, f"{ratio:.2f}x", OURS) for (_, _, f), ratio in group.items()]
             title = f"Speed-up under torch.compile, {dtype}, {format_size(int(shape))}"
             yield plots.bars(f"compiled {dtype} {shape}", title, {"": panel}, one="compiled F.mish")
+
+
+def norms(rows: pd.DataFrame) -> Iterator[Picture]:
+    """Speed-up of norm and Mish as one op, a panel for each Mish behind torch's norm."""
+    ours, *others = BLOCKS
+    for direction, threads, times in neighbour_times(rows, "norms"):
+        panels = {}
+        for name in others:
+            ratios = (times[name] / times[ours]).dropna()
+            panels[f"torch's norm, then {name}"] = [
+                Bar(f"{norm} {shape_text(shape)}", ratio, f"{ratio:.1f}x", colour(name))
+                for (_, shape, norm), ratio in ratios.items()
+            ]
+        title = f"Norm and Mish as one op: how many times as fast, {direction}{_on(threads)}"
+        panels = {heading: panel for heading, panel in panels.items() if panel}
+        if panels:
+            yield plots.bars(f"norms {direction}{_on(threads)}", title, panels, one="two layers")
 
 
 def memory(rows: pd.DataFrame) -> Iterator[Picture]:

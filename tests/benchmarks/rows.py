@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import cli, environment, results
-from benchmarks.cases import KERNEL_DIRECTIONS, SURROUNDINGS, Case, compiled_provider
+from benchmarks.cases import KERNEL_DIRECTIONS, SURROUNDINGS, Case, compiled_provider, norm_provider
 from benchmarks.timing import quantiles, threads
 from project import ROOT
 
@@ -63,6 +63,10 @@ def everything(*sizes: int) -> list[Row]:
             row(compiled_provider(name, surrounding), s, both, 2**20, suite="compiled")
             for surrounding in SURROUNDINGS
             for name, s in compiled.items()
+        ),
+        *(
+            row(norm_provider("BatchNorm", name), s, both, 2, 8, 4, suite="norms")
+            for name, s in {"one op": 1.0, "mish_cuda": 3.0, "F.mish": 9.0}.items()
         ),
         *(network(name, "training step", 1.0, 2**20) for name in ("mish_cuda", "F.mish")),
     ]

@@ -61,6 +61,13 @@ def test_speed_ups_under_torch_compile_are_in_one_panel() -> None:
     assert bars.startswith("f(x): 3 3.00x; f(2x) + 1: 3 3.00x; relu(f(2x + 1) / 2")
 
 
+def test_speed_ups_of_norms_have_a_panel_for_each_rival() -> None:
+    assert panels(draw(everything())["norms-forward+backward"]) == {
+        "torch's norm, then mish_cuda": "BatchNorm 2x8x4: 3 3.0x",
+        "torch's norm, then F.mish": "BatchNorm 2x8x4: 9 9.0x",
+    }
+
+
 def test_sizes_are_those_asked_for_or_else_the_largest() -> None:
     rows = [r for size in (512, 4096, 2**20) for r in pair(2.0, "forward", size)]
     for asked, drawn in (
@@ -129,7 +136,7 @@ def test_what_is_not_drawn_is_said_with_the_reason() -> None:
     pictures, missing = speed_plots.pictures(frame(pair(1.0, suite="launch")), (65_536,))
     assert [picture.name for picture in pictures] == ["overview"]
     assert "GB/s over size: no rows of suite kernels or gpu" in missing
-    assert len(missing) == 4
+    assert len(missing) == 5
     strided = row("relu", 1.0, "forward", 8, 8, suite="claims", layout="x.t()")
     pictures, missing = speed_plots.pictures(frame([*everything(512, 65_536, 2**20), strided]))
     assert missing == [

@@ -56,8 +56,8 @@ def test_page_and_markdown_have_the_same_tables_and_facts(tmp_path: Path) -> Non
     assert main("report", first, second, "--output", path) == 0
     page, markdown = Page(path), path.with_suffix(".md").read_text("utf-8")
     assert page.tables == markdown_tables(markdown)
-    # Three directions, memory, torch.compile, a network, the claims about torch.compile.
-    assert len(page.tables) == 2 * 7
+    # Three directions, memory, torch.compile, a norm, a network, the claims about torch.compile.
+    assert len(page.tables) == 2 * 8
     for table in page.tables:
         assert {len(line) for line in table} == {len(table[0])}
         names = [line[0] for line in table]  # all that is seen of a row that is scrolled
