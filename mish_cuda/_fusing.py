@@ -85,23 +85,20 @@ def _neighbours(parent: nn.Module) -> set[tuple[str, str]]:
             if calls[id(parent._modules[a])] == 1
         }
     found = []
+    dtype = torch.get_default_dtype()
     try:
-        with torch.random.fork_rng(devices=()):
+        with torch.random.fork_rng(devices=()), torch.set_grad_enabled(torch.is_grad_enabled()):
             for mode in (True, False):
-                found.append(_traced(_twin(parent, mode)))
-    except Exception:  # code that cannot be traced, which may raise anything
+                # A copy, so that what the code stores does not reach the model.
+                memo: Any = {id(p): p for p in parent.parameters()}
+                twin = copy.deepcopy(parent, memo)
+                twin.training = mode
+                found.append(_traced(twin))
+    except Exception:  # code that cannot be copied or traced, which may raise anything
         return set()
+    finally:
+        torch.set_default_dtype(dtype)
     return found[0] & found[1]
-
-
-def _twin(module: nn.Module, training: bool) -> nn.Module:
-    """A module with the same children, whose code may be run without changing this one."""
-    twin = copy.copy(module)
-    state = vars(twin)
-    state |= {k: copy.copy(v) for k, v in state.items() if isinstance(v, (dict, list, set))}
-    state["_buffers"] = {k: None if b is None else b.clone() for k, b in module._buffers.items()}
-    state["training"] = training
-    return twin
 
 
 def _traced(parent: nn.Module) -> set[tuple[str, str]]:

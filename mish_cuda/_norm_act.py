@@ -39,9 +39,10 @@ class NormActBeforeMish(Layer):
     """With the class of the layer as its other base."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if type(input) is Tensor and not is_read():
-            input = _Input.of(input)
-        return super().forward(input)  # type: ignore[no-any-return, misc]
+        if type(input) is not Tensor or is_read():
+            return super().forward(input)  # type: ignore[no-any-return, misc]
+        output = super().forward(_Input.of(input))  # type: ignore[misc]
+        return tree_map_only(_Input, lambda t: vars(t)["_input"], output)  # type: ignore[no-any-return]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _new, (type(self).__bases__[1],), vars(self)
@@ -70,9 +71,17 @@ def _new(cls: Any) -> nn.Module:
     return new.__new__(new)
 
 
+_UNUSUAL = {"__new__", "__init_subclass__", "__slots__", "__reduce__", "__reduce_ex__"}
+
+
 def activation(module: nn.Module) -> str | None:
     """The name of the Mish that a norm holds, if it is one."""
     kinds = tuple(BEFORE_MISH)
-    if not isinstance(module, kinds) or type(module) in kinds or isinstance(module, Layer):
+    cls: Any = type(module)
+    if not isinstance(module, kinds) or cls in kinds or isinstance(module, Layer):
+        return None
+    # A class that is made, or copied, in ways of its own cannot be a base.
+    own = [c for c in cls.__mro__ if c is not object and not c.__module__.startswith("torch.")]
+    if type(cls) is not type or any(not _UNUSUAL.isdisjoint(vars(c)) for c in own):
         return None
     return next((k for k, child in module._modules.items() if isinstance(child, Mish)), None)

@@ -135,6 +135,7 @@ _NEED_PLAIN_TENSORS = (
     Tensor.tolist,
     Tensor.untyped_storage,
 )
+_SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined, union-attr]
 _ASK_FOR_GRADIENTS = (
     Tensor.grad.__get__,  # type: ignore[attr-defined, union-attr]
     Tensor.register_hook,
@@ -152,6 +153,7 @@ class NormOutput(Tensor):
     _call: _Call | None
     _node: Any
     _value: Tensor | None
+    _version_of_mish: int
 
     @staticmethod
     def __new__(cls, call: _Call | None, like: Tensor) -> NormOutput:
@@ -196,6 +198,7 @@ class NormOutput(Tensor):
         call.mish = None
         if inplace:
             self._value, call.is_overwritten = known.detach(), True
+            self._version_of_mish = known._version
         if known.requires_grad:
             call.is_used = torch.is_grad_enabled()
             return known if call.is_used else known.detach()
@@ -206,6 +209,14 @@ class NormOutput(Tensor):
         if self._value is None:
             assert self._call is not None
             self._value = self._call.value()
+        elif (
+            self._call
+            and self._call.is_overwritten
+            and self.requires_grad
+            and self._value._version != self._version_of_mish
+        ):
+            # Both share memory, but what is done to one has no place in the graph of the other.
+            raise RuntimeError(_IN_PLACE.format("what was done to the result of Mish"))
         return self._value
 
     # A compiler that gets it as an input takes it for the computed tensor.
@@ -234,10 +245,13 @@ class NormOutput(Tensor):
                 known = args[0]._take_mish(kwargs.get("inplace", func is mish_))
                 if known is not None:
                     return known
+            compiling = CompileContext.try_get() is not None
             # A compiler that makes a fake of it wants the memory of the wrapper, and no gradient.
-            if CompileContext.try_get() is None:
-                if func in _NEED_PLAIN_TENSORS:
-                    return _with_plain(torch.ops.aten.alias, func, args, kwargs)
+            if func in _NEED_PLAIN_TENSORS and not (compiling and func is Tensor.untyped_storage):
+                return _with_plain(torch.ops.aten.alias, func, args, kwargs)
+            if func == _SET_DATA:
+                raise RuntimeError(_IN_PLACE.format("setting .data"))
+            if not compiling:
                 _check_gradients(func, args)
             return func(*args, **kwargs)
 

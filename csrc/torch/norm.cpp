@@ -194,7 +194,8 @@ struct NormMishBackward final
     const at::Tensor dx = wanted[0] ? at::empty_like(input) : at::Tensor();
     std::vector<double> dweight(wanted[1] ? weight.numel() : 0);
     std::vector<double> dbias(wanted[2] ? bias.numel() : 0);
-    norm_mish(input, Doubles(weight), Doubles(bias), statistics, groups, given)
+    // Hooks for saved tensors may have stored them as another dtype.
+    norm_mish(input, Doubles(weight), Doubles(bias), statistics.to(at::kDouble), groups, given)
         .backward(wanted[0] ? dx.data_ptr() : nullptr, wanted[1] ? dweight.data() : nullptr,
                   wanted[2] ? dbias.data() : nullptr, dy.const_data_ptr(), input.const_data_ptr());
     return {dx, wanted[1] ? rounded(dweight, weight) : at::Tensor(),

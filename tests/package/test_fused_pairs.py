@@ -60,6 +60,9 @@ def test_code_leaves_no_traces() -> None:
         m.last = x
         m.calls += [torch.rand(1)]
         m.count.add_(1)
+        for child in m.children():
+            child.train(m.training)
+            child.seen = {"x": x}
         return m.act(m.norm(x))  # type: ignore[no-any-return]
 
     model = Forward(forward)
@@ -69,6 +72,7 @@ def test_code_leaves_no_traces() -> None:
     mish_cuda.convert(model, fuse_norms=True)
     assert fused(model) == 1
     assert (model.calls, model.last, model.count.item()) == ([], None, 0)
+    assert all(m.training and not hasattr(m, "seen") for m in model.modules())
     assert torch.rand(1) == torch.rand(1, generator=torch.Generator().manual_seed(1))
 
 

@@ -60,11 +60,28 @@ class Other(BatchNormAct):
         return super().forward(x) + Doubled.apply(x) + torch.cat([x.exp(), x])[: len(x)]  # type: ignore[no-any-return]
 
 
+class Returned(BatchNormAct):
+    """Hands on its input, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.last(x) is x
+        return super().forward(x) + self.last(x)
+
+    def last(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Special(GroupNormAct):
+    def __new__(cls, *args: Any) -> Special:
+        return super().__new__(cls)
+
+
 NORMS = [
     BatchNormAct(8, nn.Identity()),
     BatchNormAct(8, nn.Dropout2d(0.5)),
     GroupNormAct(2, 8),
     Other(8, nn.Identity()),
+    Returned(8, nn.Identity()),
 ]
 X = torch.randn(4, 8, 5, 5, generator=torch.Generator().manual_seed(1))
 
@@ -106,6 +123,23 @@ def test_both_are_computed_at_once() -> None:
     assert model(X).grad_fn.name() == "NormMishBackward"
     with pytest.raises(ValueError, match="4 dimensions"):
         model(X[0])
+
+
+def test_input_is_handed_on() -> None:
+    class Layer(GroupNormAct):
+        def forward(self, x: Tensor) -> Any:
+            return x, super().forward(x)
+
+    model = nn.Sequential(Layer(2, 8))
+    mish_cuda.convert(model, fuse_norms=True)
+    assert model(X)[0] is X
+
+
+def test_classes_that_are_made_in_their_own_way_are_left_alone() -> None:
+    model = nn.Sequential(Special(2, 8))
+    mish_cuda.convert(model, fuse_norms=True)
+    assert type(model[0]) is Special
+    assert type(model[0].act) is mish_cuda.Mish
 
 
 def test_script() -> None:

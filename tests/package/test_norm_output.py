@@ -354,6 +354,7 @@ def test_nothing_is_kept_once_it_is_computed() -> None:
     [
         lambda y: y.unsqueeze_(0),
         lambda y: y.transpose_(1, 2),
+        lambda y: setattr(y, "data", torch.ones(4, 8, 5, 5)),
         lambda y: (F.mish(y, True), y.mul_(2)),
     ],
 )
@@ -362,6 +363,26 @@ def test_changes_that_nobody_would_see(change: Callable[[Tensor], Any]) -> None:
     model, _ = layers()
     with pytest.raises(RuntimeError, match="not to be changed"):
         change(model[0](x()))
+
+
+def test_writes_to_what_mish_returned() -> None:
+    """In place, so that both share memory, but not the graph."""
+    model, _ = layers(inplace=True)
+    y = model[0](x())
+    z = model[1](y)
+    z *= 2
+    with pytest.raises(RuntimeError, match="not to be changed"):
+        y.sum().backward()
+
+
+def test_hooks_that_save_as_another_dtype() -> None:
+    model, before = layers()
+    for m in (model, before):
+        hooks = lambda t: t.half(), lambda t: t.float()
+        with torch.autograd.graph.saved_tensors_hooks(*hooks):
+            m(x()).sin().sum().backward()
+    for a, b in zip(model.parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-2, atol=1e-2)
 
 
 def test_memory_that_is_not_there() -> None:
