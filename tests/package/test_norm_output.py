@@ -263,6 +263,10 @@ def test_an_activation_compiled_by_itself() -> None:
         torch.testing.assert_close(got[1], expected[1], rtol=1e-4, atol=1e-5)
 
 
+USES = ["checkpoint", "checkpoint of the norm", "hooks of inputs", "layouts", "bias"]
+USES += ["frozen later", "backward hook", "prehook"]
+
+
 def step(model: nn.Sequential, use: str) -> None:
     norm, act = model
     if use == "checkpoint":
@@ -292,19 +296,7 @@ def step(model: nn.Sequential, use: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize(
-    "use",
-    [
-        "checkpoint",
-        "checkpoint of the norm",
-        "hooks of inputs",
-        "layouts",
-        "bias",
-        "frozen later",
-        "backward hook",
-        "prehook",
-    ],
-)
+@pytest.mark.parametrize("use", USES)
 def test_step(use: str) -> None:
     """Gradients and running statistics."""
     model, before = layers()
