@@ -229,7 +229,7 @@ assert mish_cuda is not first
 x = torch.linspace(-3, 3, 7)
 slopes = [torch.func.vmap(torch.func.grad(module.mish))(x) for module in (first, mish_cuda)]
 torch.testing.assert_close(*slopes)
-print(mish_cuda.backend(x), mish_cuda.mish(x.requires_grad_()).grad_fn.name())
+print(mish_cuda.backend(x), type(mish_cuda.mish(x.requires_grad_()).grad_fn).__name__)
 print(*(warning.message for warning in caught))
 """
 
