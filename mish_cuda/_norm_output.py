@@ -47,7 +47,8 @@ class _Call:
         norm: the norm, a function of input, weight and bias.
         inputs: those three.
         mish: the Mish of its result, until it is used or something else is read.
-        is_used: whether the Mish was used with gradients, and whether it was in place.
+        is_used: whether the Mish was used, with gradients.
+        is_overwritten: whether Mish worked in place, so that its result is the norm's, too.
     """
 
     def __init__(

@@ -195,6 +195,5 @@ class GroupNormMish(Layer, nn.GroupNorm):
         return group_norm_mish(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
-LAYERS = (BatchNormMish1d, BatchNormMish2d, BatchNormMish3d, GroupNormMish)
 # They hold no code of their own: torch.load(..., weights_only=True) may build them.
-add_safe_globals(list(LAYERS))
+add_safe_globals([BatchNormMish1d, BatchNormMish2d, BatchNormMish3d, GroupNormMish])
