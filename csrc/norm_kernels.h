@@ -33,6 +33,8 @@ namespace cpu {
 /// `count` runs of `length` adjacent elements, each `step` elements behind the one before.
 struct Rows {
   int64_t count, length, step;
+  /// From their first element to the first of what is worked on next, to be prefetched.
+  int64_t next;
 };
 
 /// z = scale (x - centre) + shift. In 16 bits and fp32 `centre` is a float.
@@ -67,16 +69,15 @@ struct NormKernels {
   /// By reference: passed by value, the structs would be written in pieces and read whole, for
   /// which a processor waits. That took 26 ns of the 40 for a small group.
   void (*moments)(Moments& result, const void* x, const Rows& rows);
-  /// y = f(z)
-  void (*apply)(void* y, const void* x, Rows rows, const Affine* affines, bool apart);
+  /// y = f(z). x is prefetched `then` further on, for what reads it next.
+  void (*apply)(void* y, const void* x, Rows rows, const Affine* affines, bool apart, int64_t then);
   /// Bytes of what reduce may write to `numbers`.
   int64_t (*numbers_size)(Rows rows);
   /// Adds to `sums`. Writes g, unrounded to `numbers` or else to `g`, where they are not null.
   void (*reduce)(void* g, void* numbers, const void* dy, const void* x, Rows rows,
                  const Affine* affines, bool apart, Sums sums);
   /// dx = scale g + p (x - centre) + q. g is what reduce wrote to `numbers`, unless that is null;
-  /// or with `reduced` what it wrote as g, here dy, which may be the same memory as dx; else g is
-  /// made of dy again.
+  /// or with `reduced` what it wrote as g to dx; else g is made of dy again.
   void (*finish)(void* dx, const void* dy, bool reduced, const void* numbers, const void* x,
                  Rows rows, const Affine* affines, bool apart, double p, double q);
 

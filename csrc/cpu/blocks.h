@@ -33,12 +33,53 @@ MISH_INLINE void add_sums(V x, V y, double (&totals)[2]) {
   totals[1] += sum(y);
 }
 
-/// How far ahead rows are prefetched: short ones that do not lie one behind the other by a row.
+/// What is prefetched while rows are worked on: the place that comes some KiB later in the order of
+/// work, be it in another row or in the rows after these.
+///
+/// On an EPYC of the fourth generation whose caches held nothing of it, this took training on
+/// 16x64x32x32 from 1.6 to 1.3 ns an element beside prefetches of the same place in the next row.
+/// The first-level cache waits for few lines at a time, and a processor's own prefetchers stop at
+/// the ends of rows: so rows of 1 to 32 KiB that lie apart go to the second level, from further
+/// away. Longer and shorter ones were slower so.
 template <class T>
-MISH_INLINE int64_t ahead(Rows rows) {
-  const bool long_rows = rows.length >= 2 * kAhead<T> || rows.count == 1;
-  return long_rows || rows.step < kAhead<T> ? kAhead<T> : rows.step;
-}
+class Ahead {
+ public:
+  MISH_INLINE explicit Ahead(const Rows& rows)
+      : rows_(rows),
+        second_level_(rows.count > 1 && rows.step > rows.length && rows.length >= kAhead<T> / 4 &&
+                      rows.length < 8 * kAhead<T>) {
+    const int64_t distance = second_level_ ? 2 * kAhead<T> : kAhead<T>;
+    row_ = distance / rows.length;
+    column_ = distance % rows.length;
+    if (row_ >= rows.count) to_next();
+  }
+  /// `first` is the memory of the first element of the rows.
+  template <int kForWriting>
+  MISH_INLINE void fetch(const T* first, int64_t further = 0) const {
+    const int64_t place = first_ + row_ * rows_.step + column_;
+    if (second_level_) {
+      prefetch<0, 2>(first, place + further);
+    } else {
+      prefetch<kForWriting>(first, place + further);
+    }
+  }
+  MISH_INLINE void advance() {
+    if ((column_ += PlanOf<T>::kWidth) < rows_.length) return;
+    column_ = 0;
+    if (++row_ == rows_.count) to_next();
+  }
+  MISH_INLINE bool in_next() const { return first_ != 0; }
+
+ private:
+  MISH_INLINE void to_next() {
+    row_ = 0;
+    first_ = rows_.next;
+  }
+
+  const Rows rows_;
+  const bool second_level_;
+  int64_t row_, column_, first_ = 0;
+};
 
 /// Steps of a row, the last of which may be filled up.
 template <class T>

@@ -32,8 +32,9 @@ struct Sets {
   Rows part(int64_t part) const {
     const int64_t row = part / parts_of_row() * rows_of_part();
     const int64_t column = part % parts_of_row() * kPart;
+    const int64_t end = part + 1 < parts() ? part_begin(part + 1) : set_step;
     return {std::min(rows_of_part(), rows.count - row), std::min(kPart, rows.length - column),
-            rows.step};
+            rows.step, end - part_begin(part)};
   }
 };
 
@@ -144,7 +145,9 @@ struct Plan {
       for (int64_t j = 0; j < count; ++j) affines[j] = affine(set, c + j);
     }
     Rows some = rows.part(part);
-    if (by_sample) some = {count, some.length, rows.set_step};
+    if (by_sample && parts == 1) {
+      some = {count, some.length, rows.set_step, count * rows.set_step};
+    }
     work((first * rows.set_step + rows.part_begin(part)) * size_of, some, affines, by_sample,
          first * parts + part);
   }
@@ -260,9 +263,11 @@ void NormMish::forward(void* y, const void* x, double eps) const {
     }
     plan.keep(set, all, eps);
   };
+  // The next set is measured when this one is written.
+  const int64_t then = given || plan.elements() > kPart ? 0 : plan.sets.set_step;
   const auto write = [&](int64_t set, int64_t index, void*) {
     plan.piece(set, index, [&](int64_t at, Rows rows, const Affine* affines, bool apart, int64_t) {
-      plan.kernels.apply(shifted(y, at), shifted(x, at), rows, affines, apart);
+      plan.kernels.apply(shifted(y, at), shifted(x, at), rows, affines, apart, then);
     });
   };
   in_steps(parallel, plan.sets.count, plan.elements(), 0, given ? 0 : parts, measure, combine,
@@ -310,9 +315,8 @@ void NormMish::backward(void* dx, double* dweight, double* dbias, const void* dy
   };
   const auto finish = [&](int64_t set, int64_t index, const void* numbers) {
     plan.piece(set, index, [&](int64_t at, Rows rows, const Affine* affines, bool apart, int64_t) {
-      plan.kernels.finish(shifted(dx, at), keeps ? shifted(dx, at) : shifted(dy, at), keeps,
-                          numbers, shifted(x, at), rows, affines, apart, lines[set].p,
-                          lines[set].q);
+      plan.kernels.finish(shifted(dx, at), shifted(dy, at), keeps, numbers, shifted(x, at), rows,
+                          affines, apart, lines[set].p, lines[set].q);
     });
   };
   const bool left = reduces && dx && !keeps && plan.pieces == 1 && plan.elements() <= kPart;

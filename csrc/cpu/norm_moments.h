@@ -30,7 +30,8 @@ MISH_INLINE void distances(const T* x, Rows rows, typename Block<T>::V centre, T
     }
   };
   clear();
-  const int64_t far = ahead<T>(rows);
+  Ahead<T> ahead(rows);
+  const T* const first = x;
   int added = 0;
   for (int64_t row = 0; row < rows.count; ++row, x += rows.step) {
     for (int64_t i = 0; i < rows.length;) {
@@ -38,7 +39,10 @@ MISH_INLINE void distances(const T* x, Rows rows, typename Block<T>::V centre, T
       for (; i <= end - kBlocks * B::kWidth; i += kBlocks * B::kWidth, ++added) {
         for (int place = 0; place < kBlocks; ++place) {
           const T* const at = x + i + place * B::kWidth;
-          if constexpr (B::kWidth > 1) prefetch<0>(at, far);
+          if constexpr (B::kWidth > 1) {
+            ahead.template fetch<0>(first);
+            ahead.advance();
+          }
           add(B(at), place);
         }
       }

@@ -49,7 +49,7 @@ void over_rows(const T* x, Rows rows, const Lines<T>& lines, Kernel kernel) {
   using B = Block<T>;
   constexpr int64_t kWidth = B::kWidth;
   const int64_t length = rows.length;
-  const int64_t far = ahead<T>(rows);
+  Ahead<T> ahead(rows);
   // Where the first stage of a step is, and where the last.
   int64_t row = 0, i = 0, last_row = 0, last_i = 0;
   Line<T> line = lines[0];
@@ -57,7 +57,6 @@ void over_rows(const T* x, Rows rows, const Lines<T>& lines, Kernel kernel) {
   each_step<T>(
       rows.count * steps_of<T>(length),
       [&](int64_t, Numbers<T>& z) MISH_INLINE_LAMBDA {
-        prefetch<0>(x + i, far);
         const B block(x + i, length - i);
         for (int part = 0; part < B::kParts; ++part) z[part] = line.z(block.part[part]);
         if ((i += kWidth) < length) return;
@@ -66,6 +65,8 @@ void over_rows(const T* x, Rows rows, const Lines<T>& lines, Kernel kernel) {
         if (++row < rows.count) line = lines[row];
       },
       [&](int64_t, const Points<T>& points) MISH_INLINE_LAMBDA {
+        kernel.fetch(ahead);
+        ahead.advance();
         kernel.step(last_i, length - last_i, derivatives<op>(points));
         if ((last_i += kWidth) < length) return;
         last_i = 0;
@@ -77,21 +78,24 @@ void over_rows(const T* x, Rows rows, const Lines<T>& lines, Kernel kernel) {
 template <class T>
 struct Apply {
   T* y;
-  int64_t far;
+  const T* x;
+  int64_t then;
   T* row = nullptr;
 
   MISH_INLINE void begin(int64_t at, const Line<T>&) { row = y + at; }
-  MISH_INLINE void step(int64_t i, int64_t n, const Block<T>& value) {
-    prefetch<1>(row + i, far);
-    value.write(row + i, n);
+  MISH_INLINE void fetch(const Ahead<T>& ahead) {
+    ahead.template fetch<1>(y);
+    ahead.template fetch<0>(x, then);
   }
+  MISH_INLINE void step(int64_t i, int64_t n, const Block<T>& value) { value.write(row + i, n); }
   MISH_INLINE void end() {}
 };
 
 template <class T>
-void apply(void* y, const void* x, Rows rows, const Affine* affines, bool apart) {
-  Apply<T> kernel{static_cast<T*>(y), ahead<T>(rows)};
-  over_rows<Op::kForward>(static_cast<const T*>(x), rows, Lines<T>(affines, rows, apart), kernel);
+void apply(void* y, const void* x, Rows rows, const Affine* affines, bool apart, int64_t then) {
+  const T* const from = static_cast<const T*>(x);
+  const Apply<T> kernel{static_cast<T*>(y), from, then};
+  over_rows<Op::kForward>(from, rows, Lines<T>(affines, rows, apart), kernel);
 }
 
 /// What Reduce leaves for Finish: nothing, g in memory like that of x, or g as unrounded numbers.
@@ -105,7 +109,6 @@ struct Reduce {
   T* g;
   typename A::Element* numbers;
   const T *dy, *x;
-  int64_t far;
   bool apart;
   Sums sums;
   int64_t at = 0;
@@ -116,9 +119,12 @@ struct Reduce {
     at = row;
     centre = line.centre;
   }
+  MISH_INLINE void fetch(const Ahead<T>& ahead) {
+    ahead.template fetch<0>(x);
+    ahead.template fetch<0>(dy);
+    if constexpr (leaves == Leaves::kG) ahead.template fetch<1>(g);
+  }
   MISH_INLINE void step(int64_t i, int64_t n, const B& slope) {
-    prefetch<0>(dy + at + i, far);
-    if constexpr (leaves == Leaves::kG) prefetch<1>(g + at + i, far);
     B one(dy + at + i, n);
     const B from(x + at + i, n);
     for (int part = 0; part < B::kParts; ++part) {
@@ -157,7 +163,7 @@ template <class T, Leaves leaves>
 void reduce_to(T* g, void* numbers, const T* dy, const T* x, Rows rows, const Affine* affines,
                bool apart, Sums sums) {
   auto* const to = static_cast<typename Block<T>::A::Element*>(numbers);
-  const Reduce<T, leaves> kernel{g, to, dy, x, ahead<T>(rows), apart, sums};
+  const Reduce<T, leaves> kernel{g, to, dy, x, apart, sums};
   over_rows<Op::kBackward>(x, rows, Lines<T>(affines, rows, apart), kernel);
 }
 
@@ -177,10 +183,9 @@ struct Finish {
   using A = typename B::A;
   using V = typename A::V;
   T* dx;
-  const T* dy;  // or g
+  const T* dy;
   const typename A::Element* numbers;
   const T* x;
-  int64_t far;
   V p, q;
   int64_t at = 0;
   V centre = {}, scale = {};
@@ -190,16 +195,19 @@ struct Finish {
     centre = line.centre;
     scale = line.scale;
   }
+  MISH_INLINE void fetch(const Ahead<T>& ahead) {
+    ahead.template fetch<0>(x);
+    ahead.template fetch<0>(dy);
+    ahead.template fetch<1>(dx);
+  }
   MISH_INLINE void step(int64_t i, int64_t n, const B& slope = {}) {
     B result;
     if constexpr (left == Leaves::kNumbers) {
       load_parts<T>(numbers, result);
       numbers += B::kWidth;
     } else {
-      prefetch<0>(dy + at + i, far);
-      result = B(dy + at + i, n);
+      result = B((left == Leaves::kG ? dx : dy) + at + i, n);
     }
-    prefetch<1>(dx + at + i, far);
     const B from(x + at + i, n);
     for (int part = 0; part < B::kParts; ++part) {
       V& one = result.part[part];
@@ -216,16 +224,20 @@ void finish_of(T* dx, const T* dy, const void* numbers, const T* x, Rows rows,
                const Affine* affines, bool apart, double p, double q) {
   using A = typename Block<T>::A;
   const Lines<T> lines(affines, rows, apart);
-  Finish<T, left> kernel{
-      dx,        dy,       static_cast<const typename A::Element*>(numbers), x, ahead<T>(rows),
-      A::set(p), A::set(q)};
+  Finish<T, left> kernel{dx, dy,        static_cast<const typename A::Element*>(numbers),
+                         x,  A::set(p), A::set(q)};
   if constexpr (left == Leaves::kNothing) {
     over_rows<Op::kBackward>(x, rows, lines, kernel);
   } else {
+    Ahead<T> ahead(rows);
     for (int64_t row = 0; row < rows.count; ++row) {
       kernel.begin(row * rows.step, lines[row]);
-      each_block<T>(rows.length,
-                    [&kernel](int64_t i, int64_t n) MISH_INLINE_LAMBDA { kernel.step(i, n); });
+      each_block<T>(rows.length, [&](int64_t i, int64_t n) MISH_INLINE_LAMBDA {
+        // Of these rows, caches have what reduce left; what it left in numbers is no memory of dx.
+        if (left == Leaves::kNumbers || ahead.in_next()) kernel.fetch(ahead);
+        ahead.advance();
+        kernel.step(i, n);
+      });
     }
   }
 }
