@@ -92,13 +92,13 @@ struct NormKernels {
   void (*apply_group)(void* y, const void* x, int64_t length, const void* weight, const void* bias,
                       const Affine& affine);
   /// Writes weight g, adds its sum and that of weight g t to `sums`, g t to dweight and g to dbias.
-  /// All but dy and x are stretched.
+  /// All but dy and x are stretched; these are prefetched `next` further on.
   void (*reduce_group)(void* g, const void* dy, const void* x, int64_t length, const void* weight,
                        const void* bias, const Affine& affine, void* dweight, void* dbias,
-                       double (&sums)[2]);
-  /// dx = scale (g - a - b t), g being what reduce_group wrote.
+                       double (&sums)[2], int64_t next);
+  /// dx = scale (g - a - b t), g being what reduce_group wrote. dx is prefetched `next` further on.
   void (*finish_group)(void* dx, const void* g, const void* x, int64_t length, const Affine& affine,
-                       double a, double b);
+                       double a, double b, int64_t next);
   /// Adds what is stretched up in each channel. Leaves the memory in another order.
   void (*gather)(double* of_channels, void* from, int64_t channels, int64_t size);
 };

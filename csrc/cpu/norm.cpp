@@ -219,11 +219,11 @@ struct WholeGroups {
         const Affine normal = affine(set);
         double sums[2] = {0, 0};
         kernels.reduce_group(g.data(), shifted(dy, at), from, length, w, b, normal,
-                             sum_weight.data(), sum_bias.data(), sums);
+                             sum_weight.data(), sum_bias.data(), sums, shape.groups * length);
         if (!dx) continue;
         const auto count = static_cast<double>(length);
         kernels.finish_group(shifted(dx, at), g.data(), from, length, normal, sums[0] / count,
-                             sums[1] / count);
+                             sums[1] / count, shape.groups * length);
       }
       const int64_t c = index * channels;
       kernels.gather(&of_weight[c], sum_weight.data(), channels, shape.size);
