@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import re
 from collections.abc import Iterable, Iterator
@@ -20,7 +22,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 FACTS = {name: f"a {name}" for name in environment.NAMES} | {"command": "run --csv 'a file.csv'"}
 BOTH = "forward+backward"
 Row = dict[str, Any]
-Capture, Patch = pytest.CaptureFixture[str], pytest.MonkeyPatch
+Patch = pytest.MonkeyPatch
 Cells = list[list[str]]
 
 
@@ -29,17 +31,16 @@ def row(
     seconds: float,
     direction: str = "forward",
     *shape: int,
-    dtype: str = "fp32",
+    spread: float = 0.01,
     suite: str = "kernels",
     peak: int | str = "",
-    spread: float = 0.01,
     **case: Any,
 ) -> Row:
     """A row of a file of speed."""
-    known = Case(provider, direction, dtype, shape or (65_536,), **case)
+    known = Case(provider, direction, case.pop("dtype", "fp32"), shape or (65_536,), **case)
     times = {"median_s": seconds, "p20_s": seconds * (1 - spread), "p80_s": seconds * (1 + spread)}
-    texts = {name: f"{time:.4e}" for name, time in times.items()}
-    return {"suite": suite, **known.row(), "rounds": 3, **texts, "peak_bytes": peak}
+    rounds = {"rounds": 3, **{name: f"{time:.4e}" for name, time in times.items()}}
+    return {"suite": suite, **known.row(), **rounds, "peak_bytes": peak}
 
 
 def pair(ratio: float, direction: str = "forward", *shape: int, **rest: Any) -> list[Row]:
@@ -56,21 +57,20 @@ def network(provider: str, direction: str, seconds: float, peak: int | str = "")
 def everything() -> list[Row]:
     """Rows for every kind of table and picture."""
     seconds = {"mish_cuda": 20e-6, "F.mish": 250e-6, "naive": 140e-6, "copy": 10e-6}
-    inputs = itertools.product(KERNEL_DIRECTIONS, seconds.items())
-    compiled = itertools.product(SURROUNDINGS, {"F.mish": 6.0, "mish_cuda": 2.0}.items())
-    blocks = {"one op": 1.0, "mish_cuda": 3.0, "F.mish": 9.0}
-    return [
-        *(row(name, s, d, peak=2**20 if d == BOTH else "") for d, (name, s) in inputs),
-        *(
-            row(compiled_provider(name, surrounding), s, BOTH, 2**20, suite="compiled")
-            for surrounding, (name, s) in compiled
-        ),
-        *(
-            row(norm_provider("BatchNorm", name), s, BOTH, 2, 8, 4, suite="norms")
-            for name, s in blocks.items()
-        ),
-        *(network(name, "training step", 1.0, 2**20) for name in ("mish_cuda", "F.mish")),
+    peaks = {(BOTH, "mish_cuda"): 2 * 2**18, (BOTH, "naive"): 5 * 2**18}
+    rows = [
+        row(name, s, way, peak=peaks.get((way, name), ""))
+        for way, (name, s) in itertools.product(KERNEL_DIRECTIONS, seconds.items())
     ]
+    compiled = itertools.product(SURROUNDINGS, {"F.mish": 6.0, "mish_cuda": 2.0}.items())
+    for surrounding, (name, s) in compiled:
+        rows.append(row(compiled_provider(name, surrounding), s, BOTH, 2**20, suite="compiled"))
+    for name, s in {"one op": 1.0, "mish_cuda": 3.0, "F.mish": 9.0}.items():
+        rows.append(row(norm_provider("BatchNorm", name), s, BOTH, 2, 8, 4, suite="norms"))
+    steps = {"mish_cuda": (0.8, 3 * 2**20), "F.mish": (1.0, 2**30), "none": (0.6, 1024)}
+    rows += [network(name, "training step", *step) for name, step in steps.items()]
+    inferences = {"mish_cuda": 0.02, "F.mish": 0.03, "ReLU": 0.5}
+    return [*rows, *(network(name, "inference", s) for name, s in inferences.items())]
 
 
 def write(path: Path, rows: Iterable[Row], kind: str = "speed", **facts: str) -> Path:
@@ -98,18 +98,18 @@ def main(*arguments: object) -> int:
         return int(end.code or 0)
 
 
-def printed(capsys: Capture, *arguments: object, status: int = 0) -> str:
+def printed(*arguments: object, status: int = 0) -> str:
     """What a command line prints that ends with that status."""
-    capsys.readouterr()
-    assert main(*arguments) == status
-    return capsys.readouterr().out
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert main(*arguments) == status
+    return output.getvalue()
 
 
-def refusal(capsys: Capture, *arguments: object) -> str:
+def refusal(*arguments: object) -> str:
     """The message with which a command line is refused."""
-    capsys.readouterr()
-    assert main(*arguments) == 2
-    return capsys.readouterr().err
+    with contextlib.redirect_stderr(io.StringIO()) as output:
+        assert main(*arguments) == 2
+    return output.getvalue()
 
 
 def tables_in(markdown: str) -> list[tuple[str, Cells]]:
@@ -122,9 +122,9 @@ def tables_in(markdown: str) -> list[tuple[str, Cells]]:
     return found
 
 
-def tables_of(capsys: Capture, path: Path, *options: object) -> dict[str, Cells]:
+def tables_of(path: Path, *options: object) -> dict[str, Cells]:
     """The tables that `table` prints of a file, without their headers, by their titles."""
-    found = tables_in(printed(capsys, "table", path, "--markdown", *options))
+    found = tables_in(printed("table", path, "--markdown", *options))
     return {title: lines for title, (_, *lines) in found}
 
 

@@ -1,112 +1,64 @@
-"""The command line: help, refusals, missing packages, exit statuses, outputs that fail."""
+"""The command line: help, refusals, missing packages, exit statuses; ``gpu`` and ``smoke``."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
+import tarfile
+import time
 from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
-from rows import RESULTS, Capture, Patch, main, refusal
+import torch
+from rows import RESULTS, Patch, main, printed, refusal
 
-from benchmarks.arguments import INTERRUPTED, device
-from benchmarks.cli import COMMANDS
-from project import ROOT
+from benchmarks import gpu, smoke
+from benchmarks.arguments import INTERRUPTED
+from conftest import needs_extension
+from project import ROOT, run_python
 
+NO_GPU = "expected a GPU, but torch "
 SPEED = RESULTS / "epyc-avx512" / "cpu.csv"
-
-
-@pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help(command: str, capsys: Capture) -> None:
-    assert main(*command.split(), "--help") == 0
-    assert f"usage: python -m benchmarks {command}".strip() in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("line", "named"),
     [
         ("mesure", "choose from"),
-        ("run --device nowhere", "expected cpu, cuda, cuda:N or N, got nowhere"),
-        ("run --shapes 8x", "expected elements or a shape"),
-        ("run --dtypes int8", "expected one of fp32, bf16, fp16, fp64, got int8"),
-        ("run --threads two", "expected a whole number above 0, got two"),
-        ("run --seconds nan", "expected seconds, got nan"),
-        ("run --device cpu --batch 2", "--batch: expected a --preset"),
-        ("run --device cpu --only claims --sizes 8", "--only claims: expected no options"),
-        ("run --device cpu --only gpu", "--only gpu: expected --device cuda"),
-        ("run --device cpu --providers triton --directions forward+backward", "a provider"),
         # Linux would kill the process.
         ("run --device cpu --sizes 8x1000000000000", "8x1000000000000 in fp64 takes about"),
         ("networks --device cpu --batch 1000000000000", "give a smaller --batch"),
         ("paper --device cpu --batch-size 895", "leaves a batch of one image"),
-        ("paper --device cpu --data somewhere", "digits come with scikit-learn"),
-        ("compare a b --threshold=-1", "a percentage, as 10"),
         ("gpu bench", "sanitizer, got bench"),
-        (f"report {SPEED} --output page.txt", "expected a name that ends in .html"),
+        *([] if torch.cuda.is_available() else [("gpu", NO_GPU), ("variants", NO_GPU)]),
     ],
 )
 def test_a_wrong_option_is_refused_in_a_line_and_nothing_written(
-    line: str, named: str, tmp_path: Path, monkeypatch: Patch, capsys: Capture
+    line: str, named: str, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    last = refusal(capsys, *line.split()).splitlines()[-1]
+    last = refusal(*line.split()).splitlines()[-1]
     assert last.startswith("python -m benchmarks")
     assert named in last
     assert not list(tmp_path.iterdir())
 
 
-def test_only_gpus_that_are_here(monkeypatch: Patch, capsys: Capture) -> None:
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert [device(name) for name in ("1", "cuda", "cpu")] == ["cuda:1", "cuda", "cpu"]
-    assert "expected one of 2 GPUs, got cuda:2" in refusal(capsys, "run", "--device", "cuda:2")
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert "expected a GPU for cuda, but torch" in refusal(capsys, "run", "--device", "cuda")
-
-
-def python(program: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, *program.split(maxsplit=1), *arguments]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(line, capture_output=True, text=True, cwd=folder, env=env)
-
-
 @pytest.mark.parametrize(
-    ("command", "package", "pip"),
-    [
-        ("run --sizes 7", "rich", "rich"),
-        ("plot a.csv", "matplotlib", "matplotlib"),
-        ("paper --epochs 1", "sklearn", "scikit-learn"),
-    ],
+    ("command", "package"),
+    [("run --sizes 7", "rich"), ("plot a.csv", "matplotlib"), ("paper --epochs 1", "sklearn")],
 )
 def test_a_missing_package_is_named_with_the_remedy(
-    command: str, package: str, pip: str, tmp_path: Path
+    command: str, package: str, tmp_path: Path
 ) -> None:
     """Before anything is measured."""
-    program = f"-c import sys; sys.modules[{package!r}] = None; "
-    program += "from benchmarks.cli import main; sys.exit(main())"
-    done = python(program, *command.split(), folder=tmp_path)
-    assert done.returncode == 2
-    line = done.stderr.splitlines()[-1]  # torch may have said something before
-    expected = f"needs the Python package {package}: pip install {pip}"
-    assert line == f"python -m benchmarks {command.split()[0]}: {expected}"
-    assert not [path for path in tmp_path.iterdir() if path.is_file()]
-
-
-def test_a_folder_called_torch_is_named(tmp_path: Path) -> None:
-    module = tmp_path / "torch" / "__init__.py"
-    module.parent.mkdir()
-    module.touch()
-    done = python("-m benchmarks", "table", str(SPEED), folder=tmp_path)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert str(module) in done.stderr
-
-
-def test_ctrl_c_is_no_traceback(tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
-    monkeypatch.setattr("benchmarks.plots.save", MagicMock(side_effect=KeyboardInterrupt))
-    assert main("plot", SPEED, "--output", tmp_path) == INTERRUPTED
-    assert capsys.readouterr().err.startswith("Interrupted")
+    program = f"import sys; sys.modules[{package!r}] = None; from benchmarks.cli import main; "
+    arguments = ["-c", f"{program} sys.exit(main())", *command.split()]
+    done = run_python(*arguments, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+    pip = package.replace("sklearn", "scikit-learn")
+    assert f" needs the Python package {package}: pip install {pip}\n" in done.stderr
+    assert (done.returncode, [path.suffix for path in tmp_path.iterdir()]) == (2, [])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's devices")
@@ -118,13 +70,95 @@ def test_ctrl_c_is_no_traceback(tmp_path: Path, monkeypatch: Patch, capsys: Capt
         ("| (exec <&-; sleep 1)", 128 + signal.SIGPIPE, ""),
     ],
 )
-def test_output_that_fails_has_its_status(
-    output: str, status: int, message: str, tmp_path: Path
-) -> None:
+def test_output_that_fails_has_its_status(output: str, status: int, message: str) -> None:
     """Files come from pipes, too."""
     command = f"{sys.executable} -m benchmarks compare <(cat {SPEED}) <(cat {SPEED}) {output}"
     bash = ["bash", "-o", "pipefail", "-c", command]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(bash, capture_output=True, text=True, cwd=tmp_path, env=env)
+    done = subprocess.run(bash, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr.count("\n")) == (status, bool(message)), done.stderr
     assert message in done.stderr
+
+
+PYTHON = [sys.executable, "-c"]
+
+
+def archived(folder: Path) -> set[str]:
+    with tarfile.open(f"{folder}.tar.gz") as tar:
+        return {name.removeprefix("./") for name in tar.getnames()} - {"."}
+
+
+@pytest.fixture
+def with_gpu(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    found = [(9, 0), (8, 6), (9, 0)]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: found[i])
+
+
+@pytest.mark.usefixtures("with_gpu")
+def test_steps_go_on_and_leave_an_archive(tmp_path: Path, monkeypatch: Patch) -> None:
+    known = {
+        "build": [[*PYTHON, "import os; print(os.environ['TORCH_CUDA_ARCH_LIST'])"]],
+        "speed": [[*PYTHON, "print('why'); exit(3)"], [*PYTHON, "print('the rest')"]],
+        "tests": [["no-such-program"]],
+        "accuracy": [[*PYTHON, "exit(2)"]],
+    }
+    monkeypatch.setattr(gpu, "steps", lambda out: known)
+    out = tmp_path / "out"
+    assert main("gpu", "--out", out) == 1
+    assert [x.rpartition(" (")[0] for x in (out / "summary.txt").read_text().splitlines()] == [
+        "build: ok",
+        "speed: FAILED, exit status 3: why, see speed.log",
+        "tests: not run: no-such-program is not on PATH, nor in CUDA_HOME",
+        "accuracy: not run: see accuracy.log",
+    ]
+    assert "8.6;9.0" in (out / "build.log").read_text()
+    assert "the rest" in (out / "speed.log").read_text()
+    assert {"summary.txt", "build.log", "speed.log", "accuracy.log"} <= archived(out)
+    assert main("gpu", "build", "--out", out) == 0
+
+
+@pytest.mark.usefixtures("with_gpu")
+def test_ctrl_c_leaves_the_archive_of_the_steps_before(tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(gpu, "run_step", MagicMock(side_effect=["ok", KeyboardInterrupt]))
+    assert main("gpu", "--out", tmp_path / "out") == INTERRUPTED
+    assert archived(tmp_path / "out") == {"summary.txt"}
+
+
+@pytest.mark.usefixtures("with_gpu")
+def test_a_command_is_stopped_with_its_children_and_can_tell_what_it_has(tmp_path: Path) -> None:
+    alive, log = tmp_path / "alive", tmp_path / "a.log"
+    child = f"signal.signal(2, signal.SIG_IGN); time.sleep(3); open({str(alive)!r}, 'w')"
+    program = f"""
+import subprocess, sys, time
+subprocess.Popen([sys.executable, '-c', 'import signal, time; ' + {child!r}])
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("kept")
+"""
+    start = time.time()
+    assert gpu.run_step([[*PYTHON, program]], log, limit=1) == "stopped after 1 s, see a.log"
+    assert log.read_text() == "kept\n"
+    time.sleep(max(0, start + 5 - time.time()))
+    assert not alive.exists()
+
+
+def test_the_commands_fetch_nothing_and_end_within_nine_minutes(tmp_path: Path) -> None:
+    steps = gpu.steps(tmp_path)
+    assert " ".join(steps) == "build smoke speed variants tests accuracy sanitizer"
+    assert gpu.LIMIT + gpu.GRACE < 9 * 60
+    assert 60 * int(gpu.MINUTES) < gpu.LIMIT
+    commands = [command for name in steps if name != "sanitizer" for command in steps[name]]
+    assert {command[0] for command in commands} == {sys.executable}
+    assert not any("pip" in command for command in commands)
+    assert "-v" in steps["tests"][0]  # names as tests end, so that they survive a kill
+
+
+@needs_extension
+def test_smoke(monkeypatch: Patch) -> None:
+    assert printed("smoke", "--device", "cpu").count(": ok") == 4
+    # As if a kernel wrote other bits there.
+    monkeypatch.setattr(smoke, "same_bits", lambda got, _: torch.tensor(got.numel() != 257))
+    output = printed("smoke", "--device", "cpu", status=1)
+    assert "fp32: mish: 257 elements, dense" in output

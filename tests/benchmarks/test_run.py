@@ -1,20 +1,27 @@
-"""``run``: what its options choose, what it writes, what becomes of failures and of Ctrl-C."""
+"""``run``: what is timed, how, what is written, and what becomes of failures and of Ctrl-C.
+
+Clocks are pretended: no time is asserted."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+import weakref
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
 import torch
-from rows import BOTH, Capture, Patch, main, printed, read, row, write
+from rows import BOTH, Patch, printed, read, refusal, row, write
+from torch.utils import benchmark
 
-from benchmarks import arguments, measure, providers, run
+from benchmarks import cases, measure, memory, providers, run, timing
 from benchmarks.arguments import INTERRUPTED
-from benchmarks.cases import KERNEL_DIRECTIONS, KERNEL_PROVIDERS, Group
+from benchmarks.cases import KERNEL_DIRECTIONS, KERNEL_PROVIDERS, Case, Group
 from benchmarks.measure import Measured
-from project import copy_sources, run_python
+from benchmarks.providers import Inputs, call, make_inputs
 
 FORWARD = ("--directions", "forward", "--dtypes", "fp32", "--sizes")
 
@@ -37,12 +44,8 @@ def chosen(*options: str, device: str = "cpu") -> list[Group]:
     return run.choose(args)
 
 
-def rows_of(group: Group) -> Measured:
-    return Measured([row(case.provider, 1e-6) for case in group.cases])
-
-
-def test_run_measures_and_prints_and_table_prints_it_again(path: Path, capsys: Capture) -> None:
-    first = printed(capsys, *command(path, "--sizes", "7", "2x3", "--dtypes", "bf16"))
+def test_run_measures_and_prints_and_table_prints_it_again(path: Path) -> None:
+    first = printed(*command(path, "--sizes", "7", "2x3", "--dtypes", "bf16"))
     rows = read(path)
     assert set(rows.suite) == {"kernels"}
     assert not rows.duplicated(["provider", "direction", "shape"]).any()
@@ -54,33 +57,18 @@ def test_run_measures_and_prints_and_table_prints_it_again(path: Path, capsys: C
     assert (rows.peak_bytes.isna() == (rows.direction != BOTH)).all()
     assert rows.command.iloc[0].startswith("python -m benchmarks run --device cpu")
     assert rows.torch.iloc[0] == torch.__version__
-    assert printed(capsys, "table", path).strip() in first
+    assert printed("table", path).strip() in first
 
 
 def test_options_choose_the_groups() -> None:
-    suites = {"": "kernels compiled norms claims", "--preset grad-tts": "kernels norms"}
-    for options, expected in {**suites, "--sizes 7": "kernels", "--threads 2": "kernels"}.items():
-        assert {group.suite for group in chosen(*options.split())} == set(expected.split())
+    assert {group.suite for group in chosen()} == {"kernels", "compiled", "norms", "claims"}
+    assert {group.suite for group in chosen("--sizes", "7")} == {"kernels"}
     groups = chosen("--preset", "grad-tts", "--batch", "4", "--threads", "2", "--dtypes", "bf16")
-    cases = [case for group in groups for case in group.cases]
-    assert {(case.shape[0], case.threads, case.dtype) for case in cases} == {(4, 2, "bf16")}
+    found = [case for group in groups for case in group.cases]
+    assert {(case.shape[0], case.threads, case.dtype) for case in found} == {(4, 2, "bf16")}
     sizes = [g.cases[0].numel for g in chosen("--only", "gpu", device="cuda") if g.suite == "gpu"]
     assert sizes == sorted(sizes, reverse=True)  # most claims are about the large ones
     assert sizes[0] == 2**30
-
-
-def test_options_of_the_old_perftest(path: Path, monkeypatch: Patch) -> None:
-    measured = MagicMock(return_value=Measured())
-    monkeypatch.setattr(run, "measure", measured)
-    monkeypatch.setattr(arguments, "device", lambda text: "cpu")
-    line = "-d 0 -n 50 -w 5 -s (16,10,8,8) -b -t float16"
-    assert main("run", "--csv", path, *line.split()) == 0
-    calls = [call.args for call in measured.call_args_list]
-    assert [group.cases[0].direction for group, *_ in calls] == [*KERNEL_DIRECTIONS]
-    for group, *pace in calls:
-        assert (pace, group.min_rounds) == (["cpu", 0, 5], 50)
-        assert [case.provider for case in group.cases] == ["mish_cuda", "naive", "relu"]
-        assert {(case.dtype, case.shape) for case in group.cases} == {("fp16", (16, 10, 8, 8))}
 
 
 def fails(monkeypatch: Patch, name: str, error: type[Exception] = RuntimeError) -> MagicMock:
@@ -93,12 +81,12 @@ def fails(monkeypatch: Patch, name: str, error: type[Exception] = RuntimeError) 
 
 @pytest.mark.parametrize(("error", "tries"), [(RuntimeError, 1), (torch.OutOfMemoryError, 2)])
 def test_a_provider_that_fails_is_named_and_the_others_go_on(
-    error: type[Exception], tries: int, path: Path, monkeypatch: Patch, capsys: Capture
+    error: type[Exception], tries: int, path: Path, monkeypatch: Patch
 ) -> None:
     """It is not tried again at the second size, unless memory was short."""
     tried = fails(monkeypatch, "relu", error)
     options = ["--sizes", "8", "7", "--dtypes", "fp32", "--providers", "mish_cuda", "relu"]
-    output = printed(capsys, *command(path, *options), status=1)
+    output = printed(*command(path, *options), status=1)
     assert tried.call_count == tries * len(KERNEL_DIRECTIONS)
     assert list(read(path).provider) == ["mish_cuda"] * 6
     assert f"relu backward fp32 8: {error.__name__}: no compiler\n" in output
@@ -111,61 +99,197 @@ def test_on_a_gpu_rivals_may_fail(name: str, status: int, path: Path, monkeypatc
     assert measure.record(groups, timed, "cpu", "", path, rivals_may_fail=True) == status
 
 
-def test_after_so_many_minutes_no_group_is_begun(
-    path: Path, monkeypatch: Patch, capsys: Capture
-) -> None:
-    monkeypatch.setattr(run, "measure", lambda group, *_: rows_of(group))
+def test_after_so_many_minutes_no_group_is_begun(path: Path, monkeypatch: Patch) -> None:
+    rows = Measured([row("relu", 1e-6)])
+    monkeypatch.setattr(run, "measure", MagicMock(return_value=rows))
     monkeypatch.setattr(measure.time, "monotonic", MagicMock(side_effect=[0, 59, 61, 61]))
-    output = printed(capsys, *command(path, *FORWARD, "7", "8", "9", "--minutes", "1"))
-    assert len(read(path)) == len(KERNEL_PROVIDERS)
+    output = printed(*command(path, *FORWARD, "7", "8", "9", "--minutes", "1"))
+    assert len(read(path)) == 1
     assert "Not reached in 1 minutes: kernels: forward, fp32, 8; " in output
 
 
-def test_ctrl_c_keeps_what_was_measured(path: Path, monkeypatch: Patch, capsys: Capture) -> None:
+def test_ctrl_c_keeps_what_was_measured(path: Path, monkeypatch: Patch) -> None:
     """And before the first row an older file."""
-    groups = chosen()
-    outcomes = [*map(rows_of, groups[:2]), KeyboardInterrupt, KeyboardInterrupt]
+    rows = [Measured([row(name, 1e-6)]) for name in ("mish_cuda", "relu")]
+    outcomes = [*rows, KeyboardInterrupt, KeyboardInterrupt]
     monkeypatch.setattr(run, "measure", MagicMock(side_effect=outcomes))
-    assert "Interrupted" in printed(capsys, *command(path), status=INTERRUPTED)
-    assert len(read(path)) == sum(len(group.cases) for group in groups[:2])
+    assert "Interrupted" in printed(*command(path), status=INTERRUPTED)
+    assert list(read(path).provider) == ["mish_cuda", "relu"]
     older = write(path, [row("relu", 1.0)]).read_text()
-    output = printed(capsys, *command(path, "--sizes", "7"), status=INTERRUPTED)
+    output = printed(*command(path, "--sizes", "7"), status=INTERRUPTED)
     assert "Nothing was measured" in output
     assert "a device" not in output  # the older file is no result of this run
     assert path.read_text() == older
 
 
-@pytest.mark.parametrize("rounds", [2, 3])
-def test_ctrl_c_after_enough_rounds_keeps_a_group(
-    rounds: int, path: Path, monkeypatch: Patch, capsys: Capture
+@pytest.mark.parametrize("times", [[3e-6, 1e-6], [3e-6, 1e-6, 2e-6]])
+def test_ctrl_c_keeps_a_group_after_three_rounds(
+    times: list[float], path: Path, monkeypatch: Patch
 ) -> None:
     """Of each case that did not fail median and spread, and why the others did; nothing after."""
-
-    def sampler(statement: object) -> MagicMock:
-        return MagicMock(side_effect=[*[3e-6, 1e-6, 2e-6][:rounds], KeyboardInterrupt])
-
-    monkeypatch.setattr(measure, "sampler", sampler)
+    samplers = MagicMock(side_effect=lambda _: MagicMock(side_effect=[*times, KeyboardInterrupt]))
+    monkeypatch.setattr(measure, "sampler", samplers)
     fails(monkeypatch, "relu")
     names = ["--providers", "mish_cuda", "relu", "copy", "--seconds", "60"]
-    output = printed(capsys, *command(path, *FORWARD, "7", "8", *names), status=INTERRUPTED)
-    if rounds < 3:
+    output = printed(*command(path, *FORWARD, "7", "8", *names), status=INTERRUPTED)
+    if len(times) < 3:
         assert "Nothing was measured" in output
         return
-    columns = ["provider", "numel", "rounds", "p20_s", "median_s", "p80_s"]
+    found = read(path)[["provider", "numel", "rounds", "p20_s", "median_s", "p80_s"]]
     figures = [7, 3, 1.4e-6, 2e-6, 2.6e-6]
-    assert read(path)[columns].to_numpy().tolist() == [[n, *figures] for n in ("mish_cuda", "copy")]
+    assert found.to_numpy().tolist() == [["mish_cuda", *figures], ["copy", *figures]]
     assert "relu forward fp32 7: RuntimeError: no compiler" in output
 
 
-def test_without_kernels_it_says_so(path: Path, monkeypatch: Patch, capsys: Capture) -> None:
+def test_without_kernels_it_says_so(path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr("mish_cuda.backend", lambda tensor: "eager")
-    output = printed(capsys, *command(path, *FORWARD, "7", "--providers", "mish_cuda"))
+    output = printed(*command(path, *FORWARD, "7", "--providers", "mish_cuda"))
     assert "measuring its eager fallback" in " ".join(output.split())
 
 
-def test_an_unbuilt_source_folder_is_not_measured(tmp_path: Path) -> None:
-    clone = copy_sources(tmp_path / "a clone")
-    done = run_python("-m", "benchmarks", "run", "--device", "cpu", "--sizes", "7", cwd=clone)
-    assert done.returncode == 2, done.stderr
-    assert "no kernels to measure" in done.stderr
-    assert not list(clone.glob("*.csv"))
+def test_an_unbuilt_source_folder_is_not_measured(path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(run, "REMEDY", "Build it")
+    assert "has no kernels to measure" in refusal(*command(path))
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("seconds", [1e-7, 2e-4, 3.0])
+def test_a_sample_is_the_seconds_of_one_call_with_its_threads(
+    seconds: float, monkeypatch: Patch
+) -> None:
+    """On a clock that only the call moves on."""
+    before, now, seen = torch.get_num_threads(), [0.0], set()
+    monkeypatch.setattr(benchmark, "timer", lambda: now[0])
+
+    def call() -> None:
+        seen.add(torch.get_num_threads())
+        now[0] += seconds
+
+    sample = timing.sampler(timing.Statement("call()", {"call": call}, threads=before + 1))
+    assert sample() == pytest.approx(seconds)
+    assert (seen, torch.get_num_threads()) == ({before + 1}, before)
+
+
+def test_turns_are_taken_in_changing_order() -> None:
+    taken: list[str] = []
+    samplers = {key: lambda key=key: taken.append(key) or 1.0 for key in "abcd"}
+    assert timing.take_turns(samplers, 0, 6, MagicMock()) == (
+        {key: [1.0] * 6 for key in "abcd"},
+        False,
+    )
+    rounds = [taken[i : i + 4] for i in range(0, 24, 4)]
+    assert all(sorted(each) == list("abcd") for each in rounds)
+    assert len({tuple(each) for each in rounds}) > 1
+
+
+def test_peak_memory_on_cuda_is_above_what_was_there(monkeypatch: Patch) -> None:
+    cuda, steps = MagicMock(), MagicMock()
+    cuda.memory_allocated.return_value, cuda.max_memory_allocated.return_value = 1000, 5000
+    steps.attach_mock(cuda.reset_peak_memory_stats, "reset")
+    monkeypatch.setattr(torch, "cuda", cuda)
+    assert memory.peak(steps.call, "cuda") == 4000
+    assert [name for name, *_ in steps.mock_calls] == ["reset", "call"]
+
+
+def test_rotation_leaves_the_cache_within_bounds_and_graphs_are_long() -> None:
+    cache = 50 * 2**20
+    for size in (2**n for n in range(8, 36, 3)):
+        sets = timing.buffer_sets(size, cache)
+        assert 2 <= sets <= timing.MOST_CALLS
+        assert sets * size >= 3 * cache or sets == timing.MOST_CALLS
+        calls = timing.calls_per_graph(size, sets)
+        assert calls % sets == 0
+        assert calls >= timing.MOST_CALLS or calls * size >= timing.GRAPH_BYTES
+
+
+def test_as_many_results_live_as_there_are_sets() -> None:
+    alive, calls = weakref.WeakSet[torch.Tensor](), []
+
+    def function(one: int) -> torch.Tensor:
+        calls.append((one, len(alive)))
+        result = torch.empty(0)
+        alive.add(result)
+        return result
+
+    timing.rotate(function, [0, 1], 5)
+    assert calls == [(0, 0), (1, 1), (0, 2), (1, 2), (0, 2)]
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch: Patch) -> None:
+    """What timing asks of CUDA, on the CPU: graphs run when they are captured, and a replay of any
+    takes no time on a clock that goes a millisecond from event to event."""
+    fake = MagicMock(L2_cache_size=2**20)
+    fake.elapsed_time.return_value = 1.0
+    devices = ("get_device_properties", "graph_pool_handle", "Stream", "current_stream")
+    for name in (*devices, "stream", "graph", "CUDAGraph", "Event"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: fake)
+
+
+@pytest.mark.usefixtures("pretended_gpu")
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_cases_are_captured_and_sampled(direction: str, monkeypatch: Patch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    names = [name for name in cases.GPU_PROVIDERS if name != "compiled F.mish"]  # takes a compiler
+    group = Group("gpu", tuple(Case(name, direction, "bf16", (2**12,)) for name in names), 7)
+    found = measure.measure(group, "cpu", 0, prepare=measure.by_graphs)
+    ((case, reason),) = found.failures.items()
+    assert (case.provider, reason.partition(":")[0]) == ("triton", "ModuleNotFoundError")
+    # Two replays of so many calls take that millisecond.
+    calls = timing.calls_per_graph(case.bytes, timing.buffer_sets(case.bytes, 2**20))
+    assert {row["median_s"] for row in found.rows} == {f"{1e-3 / (2 * calls):.4e}"}
+    assert [(row["provider"], row["rounds"]) for row in found.rows] == [
+        (name, 7) for name in names if name != "triton"
+    ]
+
+
+@pytest.mark.usefixtures("pretended_gpu")
+def test_the_cost_of_a_call_is_that_of_many_in_a_row(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(measure, "CALLS", 10)
+    group = next(group for group in cases.gpu_groups() if group.suite == "launch")
+    found = measure.measure(group, "cpu", 0).rows
+    assert [row["median_s"] for row in found] == ["1.0000e-04", "1.0000e-04"]
+
+
+def value_of(case: Case, inputs: Inputs) -> Any:
+    """What the statement of a case computes; the first of what autograd gives."""
+    value = call(case, inputs)
+    return value[0] if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("layout", cases.LAYOUTS)
+@pytest.mark.parametrize("provider", KERNEL_PROVIDERS)
+def test_statements_compute_what_the_direction_says(provider: str, layout: str) -> None:
+    """Forward and backward apart give what autograd gives of both."""
+    shapes = {1: (24,), 2: (6, 8), 3: (3, 4, 6), 4: (2, 3, 4, 5)}
+    dims = {"x": 1, "x.transpose(1, 2)": 3, "x.permute(0, 3, 1, 2)": 4}.get(layout, 2)
+    case = Case(provider, "forward", "fp64", shapes[dims], layout)
+    inputs = make_inputs(case, "cpu")
+    assert inputs.x.std() > 2  # zeros would be faster
+    found = [value_of(replace(case, direction=d), inputs).clone() for d in KERNEL_DIRECTIONS]
+    if provider == "copy":
+        torch.testing.assert_close(found[:2], [inputs.x, inputs.x + inputs.g])
+    else:
+        torch.testing.assert_close(found[1], found[2])
+
+
+@pytest.mark.parametrize("direction", KERNEL_DIRECTIONS)
+def test_mish_providers_agree(direction: str) -> None:
+    expected = Case("F.mish", direction, "fp64", (3, 1, 5))
+    inputs = make_inputs(expected, "cpu")
+    for provider in ("mish_cuda", "naive", "memory-efficient"):
+        found = value_of(replace(expected, provider=provider), inputs)
+        torch.testing.assert_close(found, value_of(expected, inputs))
+
+
+@pytest.mark.parametrize("shape", [(4, 16), (2, 16, 3, 6)], ids=str)
+@pytest.mark.parametrize("norm", cases.NORMS)
+def test_norms_with_mish_behind_them_agree(norm: str, shape: tuple[int, ...]) -> None:
+    """Forward in evaluation; both in training, with gradients of the parameters."""
+    names = [cases.norm_provider(norm, block) for block in cases.BLOCKS]
+    inputs = make_inputs(Case(names[0], "forward", "fp64", shape), "cpu")
+    for direction in cases.NORM_DIRECTIONS:
+        ours, *others = (call(Case(name, direction, "fp64", shape), inputs) for name in names)
+        assert isinstance(ours, tuple) == (direction == "forward+backward")
+        for other in others:
+            torch.testing.assert_close(other, ours)
