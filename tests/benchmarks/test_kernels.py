@@ -149,13 +149,15 @@ def test_gradients_scale_absolute_bounds_alone() -> None:
     assert (twice.ulp, twice.absolute) == (once.ulp, 4 * once.absolute)
 
 
-@pytest.mark.parametrize(("off", "status"), [(0.025, 0), (0.03, 1)])
+@pytest.mark.parametrize(
+    ("absolute", "off", "status"), [(1.1e-36, 0.025, 0), (1.1e-36, 0.03, 1), (1.2e-36, 0.025, 1)]
+)
 def test_the_command_fails_where_a_bound_is_broken(
-    off: float, status: int, tmp_path: Path, monkeypatch: Patch
+    absolute: float, off: float, status: int, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """The table has the worst of ours, where the bound is in ULP and where it is absolute. The
     reference, which is off by so much, may take a hundredth."""
-    best, worse = Errors(1000, 1, 1, 0, 1, 900), Errors(1000, 2.5, -3.5, 7e-37, -88.0, 900)
+    best, worse = Errors(1000, 1, 1, 0, 1, 900), Errors(1000, 2.5, -3.5, absolute, -88.0, 900)
     low, high = (-math.inf, -87.3), (-87.3, math.inf)
     rows = [
         row("f", name, "fp32", FP32.reference, found, *ends)
@@ -170,10 +172,11 @@ def test_the_command_fails_where_a_bound_is_broken(
     monkeypatch.setattr(implementations, "LIBRARY", tmp_path)
     output = printed(*line, status=status)
     assert ("All bounds are kept." in output) == (status == 0)
+    kept = "NO" if absolute > 1.1e-36 else "yes"
     assert printed("table", tmp_path / "a.csv").strip() in output
     found = tables_of(tmp_path / "a.csv")["errors, and what is required"]
     assert ["|".join(line) for line in found] == [
-        "f, fp32|<= -87.3|1.1e-36|7e-37|-88|90.00%|yes|7e-37|-88|90.00%|0",
+        f"f, fp32|<= -87.3|1.1e-36|{absolute}|-88|90.00%|{kept}|{absolute}|-88|90.00%|0",
         f"f, fp32|> -87.3|2.5 ULP|2.5 ULP|-3.5|90.00%|yes|2.5 ULP|-3.5|90.00%|{off:g} ULP",
     ]
     monkeypatch.setattr(implementations, "LIBRARY", tmp_path / "nowhere.so")

@@ -46,9 +46,8 @@ def _small(monkeypatch: Patch) -> None:
 
 
 @pytest.mark.parametrize("network", SMALL)
-def test_steps_with_any_mish_have_the_same_loss_and_change_no_weight(
-    network: str, monkeypatch: Patch
-) -> None:
+def test_steps_with_any_mish_are_alike(network: str, monkeypatch: Patch) -> None:
+    """They have the same loss, and change no weight."""
     losses: list[float] = []
     cross_entropy = F.cross_entropy
 
@@ -73,11 +72,16 @@ def test_steps_with_any_mish_have_the_same_loss_and_change_no_weight(
 @pytest.mark.parametrize("direction", networks.SECONDS)
 def test_activations_get_the_dtype(direction: str, monkeypatch: Patch) -> None:
     seen = []
-    watched = lambda _, x: seen.append((x.dtype, x.requires_grad)) or F.mish(x)  # noqa: E731
+
+    def watched(layer: nn.Module, x: Tensor) -> Tensor:
+        seen.append((x.dtype, layer.training, x.requires_grad))
+        return F.mish(x)
+
     monkeypatch.setattr(nn.Mish, "forward", watched)
+    training = direction == "training step"
     for dtype, expected in {"fp32": torch.float32, "bf16": torch.bfloat16}.items():
         networks.statement(Case("F.mish", direction, dtype, (16, 8), network="mlp"), "cpu")()
-        assert seen[-1] == (expected, direction == "training step")
+        assert seen[-1] == (expected, training, training)
 
 
 def test_the_command_measures_and_names_what_fails(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -115,9 +119,8 @@ def measured(folder: Path) -> list[dict[str, Any]]:
     return rows.to_dict("records")  # type: ignore[no-any-return]
 
 
-def test_all_activations_start_alike_and_see_the_same_batches(
-    tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_all_activations_start_and_go_alike(tmp_path: Path, monkeypatch: Patch) -> None:
+    """From the same weights, through the same batches."""
     centred = training._centred
     digits = dataclasses.replace(data.load("digits", None), augmented=True)
     assert (len(digits.train_labels), len(digits.test_labels)) == (896, 901)
