@@ -1,8 +1,11 @@
-"""Rows of results for the tests of the measuring code, and files of them."""
+"""Rows of results for the tests of the measuring code, files of them, and what commands print."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,15 @@ import pytest
 
 from benchmarks import cli, environment, results
 from benchmarks.cases import KERNEL_DIRECTIONS, SURROUNDINGS, Case, compiled_provider, norm_provider
-from benchmarks.timing import quantiles, threads
+from benchmarks.timing import threads
 from project import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
 FACTS = {name: f"a {name}" for name in environment.NAMES} | {"command": "run --csv 'a file.csv'"}
+BOTH = "forward+backward"
 Row = dict[str, Any]
+Patch = pytest.MonkeyPatch
+Cells = list[list[str]]
 
 
 def row(
@@ -25,25 +31,22 @@ def row(
     seconds: float,
     direction: str = "forward",
     *shape: int,
-    dtype: str = "fp32",
+    spread: float = 0.01,
     suite: str = "kernels",
     peak: int | str = "",
-    spread: float = 0.01,
     **case: Any,
 ) -> Row:
     """A row of a file of speed."""
+    known = Case(provider, direction, case.pop("dtype", "fp32"), shape or (65_536,), **case)
     times = {"median_s": seconds, "p20_s": seconds * (1 - spread), "p80_s": seconds * (1 + spread)}
-    known = Case(provider, direction, dtype, shape or (65_536,), **case)
-    rounds = quantiles([seconds] * 3) | {name: f"{time:.4e}" for name, time in times.items()}
+    rounds = {"rounds": 3, **{name: f"{time:.4e}" for name, time in times.items()}}
     return {"suite": suite, **known.row(), **rounds, "peak_bytes": peak}
 
 
 def pair(ratio: float, direction: str = "forward", *shape: int, **rest: Any) -> list[Row]:
     """F.mish takes `ratio` times as long as ours."""
-    return [
-        row("mish_cuda", 1e-3, direction, *shape, **rest),
-        row("F.mish", ratio * 1e-3, direction, *shape, **rest),
-    ]
+    times = {"mish_cuda": 1e-3, "F.mish": ratio * 1e-3}
+    return [row(name, seconds, direction, *shape, **rest) for name, seconds in times.items()]
 
 
 def network(provider: str, direction: str, seconds: float, peak: int | str = "") -> Row:
@@ -51,25 +54,23 @@ def network(provider: str, direction: str, seconds: float, peak: int | str = "")
     return row(provider, seconds, direction, 8, 3, 32, 32, **case)
 
 
-def everything(*sizes: int) -> list[Row]:
-    """Rows for every kind of table and picture; of these sizes, where no compiler is in it."""
+def everything() -> list[Row]:
+    """Rows for every kind of table and picture."""
     seconds = {"mish_cuda": 20e-6, "F.mish": 250e-6, "naive": 140e-6, "copy": 10e-6}
-    compiled = {"F.mish": 6.0, "mish_cuda": 2.0}
-    inputs = itertools.product(KERNEL_DIRECTIONS, sizes or (65_536,), seconds.items())
-    both = KERNEL_DIRECTIONS[-1]
-    return [
-        *(row(name, s, d, n, peak=2**20 if d == both else "") for d, n, (name, s) in inputs),
-        *(
-            row(compiled_provider(name, surrounding), s, both, 2**20, suite="compiled")
-            for surrounding in SURROUNDINGS
-            for name, s in compiled.items()
-        ),
-        *(
-            row(norm_provider("BatchNorm", name), s, both, 2, 8, 4, suite="norms")
-            for name, s in {"one op": 1.0, "mish_cuda": 3.0, "F.mish": 9.0}.items()
-        ),
-        *(network(name, "training step", 1.0, 2**20) for name in ("mish_cuda", "F.mish")),
+    peaks = {(BOTH, "mish_cuda"): 2 * 2**18, (BOTH, "naive"): 5 * 2**18}
+    rows = [
+        row(name, s, way, peak=peaks.get((way, name), ""))
+        for way, (name, s) in itertools.product(KERNEL_DIRECTIONS, seconds.items())
     ]
+    compiled = itertools.product(SURROUNDINGS, {"F.mish": 6.0, "mish_cuda": 2.0}.items())
+    for surrounding, (name, s) in compiled:
+        rows.append(row(compiled_provider(name, surrounding), s, BOTH, 2**20, suite="compiled"))
+    for name, s in {"one op": 1.0, "mish_cuda": 3.0, "F.mish": 9.0}.items():
+        rows.append(row(norm_provider("BatchNorm", name), s, BOTH, 2, 8, 4, suite="norms"))
+    steps = {"mish_cuda": (0.8, 3 * 2**20), "F.mish": (1.0, 2**30), "none": (0.6, 1024)}
+    rows += [network(name, "training step", *step) for name, step in steps.items()]
+    inferences = {"mish_cuda": 0.02, "F.mish": 0.03, "ReLU": 0.5}
+    return [*rows, *(network(name, "inference", s) for name, s in inferences.items())]
 
 
 def write(path: Path, rows: Iterable[Row], kind: str = "speed", **facts: str) -> Path:
@@ -97,11 +98,34 @@ def main(*arguments: object) -> int:
         return int(end.code or 0)
 
 
-def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+def printed(*arguments: object, status: int = 0) -> str:
+    """What a command line prints that ends with that status."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert main(*arguments) == status
+    return output.getvalue()
+
+
+def refusal(*arguments: object) -> str:
     """The message with which a command line is refused."""
-    capsys.readouterr()
-    assert main(*arguments) == 2
-    return capsys.readouterr().err
+    with contextlib.redirect_stderr(io.StringIO()) as output:
+        assert main(*arguments) == 2
+    return output.getvalue()
+
+
+def tables_in(markdown: str) -> list[tuple[str, Cells]]:
+    """The title and the cells of each table, its header first."""
+    found = []
+    for title, block in re.findall(r"^### (.*)\n\n((?:\|.*\n?)+)", markdown, re.M):
+        lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines()]
+        del lines[1]  # the rule below the header
+        found.append((title, [[re.sub(r"\\(.)", r"\1", c.strip()) for c in x] for x in lines]))
+    return found
+
+
+def tables_of(path: Path, *options: object) -> dict[str, Cells]:
+    """The tables that `table` prints of a file, without their headers, by their titles."""
+    found = tables_in(printed("table", path, "--markdown", *options))
+    return {title: lines for title, (_, *lines) in found}
 
 
 @pytest.fixture(autouse=True)

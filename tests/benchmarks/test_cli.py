@@ -1,188 +1,162 @@
-"""The command line: help, refusals, missing packages, streams, and a layering without circles."""
+"""The command line: help, refusals, missing packages, exit statuses; ``gpu`` and ``smoke``."""
 
 from __future__ import annotations
 
-import ast
-import graphlib
 import os
-import shlex
 import signal
 import subprocess
 import sys
+import tarfile
+import time
 from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
-from rows import RESULTS, main, refusal
+import torch
+from rows import RESULTS, Patch, main, printed, refusal
 
-from benchmarks.arguments import INTERRUPTED, device
-from benchmarks.cli import COMMANDS
-from project import ROOT
+from benchmarks import gpu, smoke
+from benchmarks.arguments import INTERRUPTED
+from conftest import needs_extension
+from project import ROOT, run_python
 
-SPEED, NETWORKS = (str(RESULTS / "epyc-avx512" / name) for name in ("cpu.csv", "networks.csv"))
-linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's devices")
-
-
-@pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(*command.split(), "--help") == 0
-    output = capsys.readouterr().out
-    assert f"usage: python -m benchmarks {command}".strip() in output
-    assert max(map(len, output.splitlines())) <= 120
+NO_GPU = "expected a GPU, but torch "
+SPEED = RESULTS / "epyc-avx512" / "cpu.csv"
 
 
 @pytest.mark.parametrize(
     ("line", "named"),
     [
         ("mesure", "choose from"),
-        ("run --device nowhere", "expected cpu, cuda, cuda:N or N, got nowhere"),
-        ("run --sizes 0", "expected elements or a shape"),
-        ("run --shapes 8x", "expected elements or a shape"),
-        ("run --dtypes int8", "expected one of fp32, bf16, fp16, fp64, got int8"),
-        ("run --providers mish", "invalid choice: 'mish'"),
-        ("run --threads two", "expected a whole number above 0, got two"),
-        ("run --seconds nan", "expected seconds, got nan"),
-        ("run --device cpu --batch 2", "--batch: expected a --preset"),
-        ("run --device cpu --only claims --sizes 8", "--only claims: expected no options"),
-        ("run --device cpu --only gpu", "--only gpu: expected --device cuda"),
-        ("run --device cpu --providers triton --directions forward+backward", "a provider"),
+        # Linux would kill the process.
         ("run --device cpu --sizes 8x1000000000000", "8x1000000000000 in fp64 takes about"),
         ("networks --device cpu --batch 1000000000000", "give a smaller --batch"),
-        ("paper --learning-rate 0", "expected a number above 0, got 0"),
         ("paper --device cpu --batch-size 895", "leaves a batch of one image"),
-        *((f"compare a b --threshold={t}", "a percentage, as 10") for t in ("ten", "-1", "inf")),
         ("gpu bench", "sanitizer, got bench"),
+        *([] if torch.cuda.is_available() else [("gpu", NO_GPU), ("variants", NO_GPU)]),
     ],
 )
 def test_a_wrong_option_is_refused_in_a_line_and_nothing_written(
-    line: str,
-    named: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    line: str, named: str, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    last = refusal(capsys, *line.split()).splitlines()[-1]
+    last = refusal(*line.split()).splitlines()[-1]
     assert last.startswith("python -m benchmarks")
     assert named in last
     assert not list(tmp_path.iterdir())
 
 
-def test_only_gpus_that_are_here(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert [device(name) for name in ("1", "cuda", "cpu")] == ["cuda:1", "cuda", "cpu"]
-    assert "expected one of 2 GPUs, got cuda:2" in refusal(capsys, "run", "--device", "cuda:2")
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert "expected a GPU for cuda, but torch" in refusal(capsys, "run", "--device", "cuda")
-
-
 @pytest.mark.parametrize(
-    ("command", "package", "pip"),
+    ("command", "package"),
+    [("run --sizes 7", "rich"), ("plot a.csv", "matplotlib"), ("paper --epochs 1", "sklearn")],
+)
+def test_a_missing_package_is_named(command: str, package: str, tmp_path: Path) -> None:
+    """Before anything is measured."""
+    program = f"import sys; sys.modules[{package!r}] = None; from benchmarks.cli import main; "
+    arguments = ["-c", f"{program} sys.exit(main())", *command.split()]
+    done = run_python(*arguments, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+    pip = package.replace("sklearn", "scikit-learn")
+    assert f" needs the Python package {package}: pip install {pip}\n" in done.stderr
+    assert (done.returncode, [path.suffix for path in tmp_path.iterdir()]) == (2, [])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's devices")
+@pytest.mark.parametrize(
+    ("line", "status"),
     [
-        ("run --sizes 7", "rich", "rich"),
-        ("table a.csv", "pandas", "pandas"),
-        ("plot a.csv", "matplotlib", "matplotlib"),
-        ("paper --epochs 1", "scipy", "scipy"),
-        ("paper --epochs 1", "sklearn", "scikit-learn"),
+        *(("--help > /dev/full", 2), (f"table {SPEED} > /dev/full", 2)),
+        # A reader that goes away: status 1 would mean "slower". Files come from pipes, too.
+        (f"compare {SPEED} <(cat {SPEED}) | (exec <&-; sleep 1)", 128 + signal.SIGPIPE),
     ],
 )
-def test_a_missing_package_is_named_with_the_remedy(
-    command: str, package: str, pip: str, tmp_path: Path
-) -> None:
-    """Before anything is measured."""
-    program = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.modules[{package!r}] = None; "
-        f"from benchmarks.cli import main; sys.exit(main())"
-    )
-    arguments = [sys.executable, "-c", program, *command.split()]
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2
-    line = done.stderr.splitlines()[-1]  # torch may have said something before
-    expected = f"needs the Python package {package}: pip install {pip}"
-    assert line == f"python -m benchmarks {command.split()[0]}: {expected}"
-    assert "Traceback" not in done.stderr
-    assert not [path for path in tmp_path.iterdir() if path.is_file()]
+def test_output_that_fails_has_its_status(line: str, status: int) -> None:
+    bash = ["bash", "-o", "pipefail", "-c", f"{sys.executable} -m benchmarks {line}"]
+    env = {**os.environ, "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(bash, capture_output=True, text=True, cwd=ROOT, env=env)
+    assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
+    assert ("No space left on device" in done.stderr) == (status == 2)
 
 
-def test_ctrl_c_is_no_traceback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("benchmarks.plots.save", MagicMock(side_effect=KeyboardInterrupt))
-    assert main("plot", NETWORKS, "--output", tmp_path) == INTERRUPTED
-    assert capsys.readouterr().err.startswith("Interrupted")
+PYTHON = [sys.executable, "-c"]
 
 
-def test_modules_import_each_other_in_one_direction() -> None:
-    """But for those that `cli` and `views` look up by name when they are called."""
-    folder = ROOT / "benchmarks"
-    imports: dict[str, set[str]] = {}
-    for path in folder.rglob("*.py"):
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        found = imports.setdefault(name, set())
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("benchmarks"):
-                found |= {str(node.module), *(f"{node.module}.{a.name}" for a in node.names)}
-    graphlib.TopologicalSorter(
-        {name: uses & imports.keys() - {name} for name, uses in imports.items()}
-    ).prepare()  # raises where there is a circle
+def archived(folder: Path) -> set[str]:
+    with tarfile.open(f"{folder}.tar.gz") as tar:
+        return {name.removeprefix("./") for name in tar.getnames()} - {"."}
 
 
-def shell(line: str, folder: Path, status: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
-    """Bash on a line, with `benchmarks` for the program; no traceback may come of it."""
-    program = f"{shlex.quote(sys.executable)} -m benchmarks"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", f'benchmarks() {{ {program} "$@"; }}; {line}'],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "", **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    assert "Exception ignored" not in done.stderr, done.stderr
-    assert done.returncode == status, done.stderr
-    return done
+@pytest.fixture
+def with_gpu(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    found = [(9, 0), (8, 6), (9, 0)]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: found[i])
 
 
-@linux
-@pytest.mark.parametrize(
-    "command",
-    [f"table {SPEED}", f"table --markdown {NETWORKS}", f"compare {SPEED} {SPEED}", "--help"],
-    ids=["table", "markdown", "compare", "help"],
-)
-def test_output_that_fails_or_lacks_characters(command: str, tmp_path: Path) -> None:
-    full = shell(f"benchmarks {command} > /dev/full", tmp_path, status=2)
-    assert "No space left on device" in full.stderr
-    # A reader that goes away: status 1 would mean "slower".
-    closed = shell(f"benchmarks {command} | (exec <&-; sleep 1)", tmp_path, 128 + signal.SIGPIPE)
-    assert closed.stderr == ""
-    shell(f"benchmarks {command} > out", tmp_path, PYTHONIOENCODING="ascii")
-    (tmp_path / "out").read_text(encoding="ascii")
+@pytest.mark.usefixtures("with_gpu")
+def test_steps_go_on_and_leave_an_archive(tmp_path: Path, monkeypatch: Patch) -> None:
+    known = {
+        "build": [[*PYTHON, "import os; print(os.environ['TORCH_CUDA_ARCH_LIST'])"]],
+        "speed": [[*PYTHON, "print('why'); exit(3)"], [*PYTHON, "print('the rest')"]],
+        "tests": [["no-such-program"]],
+        "accuracy": [[*PYTHON, "exit(2)"]],
+    }
+    monkeypatch.setattr(gpu, "steps", lambda out: known)
+    out = tmp_path / "out"
+    assert main("gpu", "--out", out) == 1
+    assert [x.rpartition(" (")[0] for x in (out / "summary.txt").read_text().splitlines()] == [
+        "build: ok",
+        "speed: FAILED, exit status 3: why, see speed.log",
+        "tests: not run: no-such-program is not on PATH, nor in CUDA_HOME",
+        "accuracy: not run: see accuracy.log",
+    ]
+    assert "8.6;9.0" in (out / "build.log").read_text()
+    assert "the rest" in (out / "speed.log").read_text()
+    assert {"summary.txt", "build.log", "speed.log", "accuracy.log"} <= archived(out)
+    assert main("gpu", "build", "--out", out) == 0
 
 
-@linux
-def test_a_pipe_is_read_like_a_file(tmp_path: Path) -> None:
-    shell(f"benchmarks table {SPEED} >&-", tmp_path)
-    for line in (f"table --markdown {SPEED}", f"compare --markdown {SPEED} {SPEED}"):
-        expected = shell(f"benchmarks {line}", tmp_path)
-        piped = shell(f"benchmarks {line.replace(SPEED, f'<(cat {SPEED})')}", tmp_path)
-        assert piped.stdout == expected.stdout
-    shell(f"benchmarks plot <(cat {SPEED}) --output pictures", tmp_path)
-    assert any((tmp_path / "pictures").iterdir())
-    shell(f"benchmarks report <(cat {SPEED}) --output page.html", tmp_path)
-    nowhere = shell(f"benchmarks report <(cat {SPEED})", tmp_path, status=2)
-    assert nowhere.stderr.count("\n") == 1
+@pytest.mark.usefixtures("with_gpu")
+def test_ctrl_c_leaves_the_archive_of_the_steps_before(tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(gpu, "run_step", MagicMock(side_effect=["ok", KeyboardInterrupt]))
+    assert main("gpu", "--out", tmp_path / "out") == INTERRUPTED
+    assert archived(tmp_path / "out") == {"summary.txt"}
 
 
-@linux
-def test_what_is_no_file_of_results_and_a_folder_called_torch(tmp_path: Path) -> None:
-    (tmp_path / "f.csv").write_bytes(b"\xff\xfe")
-    for file in ("<(cat f.csv)", "/dev/null"):
-        assert shell(f"benchmarks table {file}", tmp_path, status=2).stderr.count("\n") == 1
-    (tmp_path / "torch").mkdir()
-    (tmp_path / "torch" / "__init__.py").touch()
-    done = shell(f"benchmarks table {SPEED}", tmp_path, status=2)
-    assert done.stderr.count("\n") == 1
-    assert str(tmp_path / "torch" / "__init__.py") in done.stderr
+@pytest.mark.usefixtures("with_gpu")
+def test_a_command_is_stopped_with_its_children_and_can_tell_what_it_has(tmp_path: Path) -> None:
+    alive, log = tmp_path / "alive", tmp_path / "a.log"
+    child = f"signal.signal(2, signal.SIG_IGN); time.sleep(3); open({str(alive)!r}, 'w')"
+    program = f"""
+import subprocess, sys, time
+subprocess.Popen([sys.executable, '-c', 'import signal, time; ' + {child!r}])
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("kept")
+"""
+    start = time.time()
+    assert gpu.run_step([[*PYTHON, program]], log, limit=1) == "stopped after 1 s, see a.log"
+    assert log.read_text() == "kept\n"
+    time.sleep(max(0, start + 5 - time.time()))
+    assert not alive.exists()
+
+
+def test_the_commands_fetch_nothing_and_end_within_nine_minutes(tmp_path: Path) -> None:
+    steps = gpu.steps(tmp_path)
+    assert " ".join(steps) == "build smoke speed variants tests accuracy sanitizer"
+    assert gpu.LIMIT + gpu.GRACE < 9 * 60
+    assert 60 * int(gpu.MINUTES) < gpu.LIMIT
+    commands = [command for name in steps if name != "sanitizer" for command in steps[name]]
+    assert {command[0] for command in commands} == {sys.executable}
+    assert not any("pip" in command for command in commands)
+    assert "-v" in steps["tests"][0]  # names as tests end, so that they survive a kill
+
+
+@needs_extension
+def test_smoke(monkeypatch: Patch) -> None:
+    assert printed("smoke", "--device", "cpu").count(": ok") == 4
+    # As if a kernel wrote other bits there.
+    monkeypatch.setattr(smoke, "same_bits", lambda got, _: torch.tensor(got.numel() != 257))
+    output = printed("smoke", "--device", "cpu", status=1)
+    assert "fp32: mish: 257 elements, dense" in output

@@ -1,8 +1,8 @@
-"""The report: what is in it, that it needs nothing else, and how a browser shows it."""
+"""Pictures and the report: what is in them, and how a browser shows it."""
 
 from __future__ import annotations
 
-import re
+import html
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,113 +10,113 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from rows import FACTS, RESULTS, everything, main, network, refusal, row, write
+from rows import FACTS, RESULTS, everything, frame, pair, printed, row, tables_in, write
 
-from benchmarks import display, report
-
-COMMITTED = [
-    RESULTS / name
-    for name in ("xeon-avx512/cpu.csv", "epyc-avx512/networks.csv", "xeon-avx512/accuracy.csv")
-]
-HOSTILE = '<script>alert("1")</script>&amp;|`*\'{{ 7 * 7 }}'
+from benchmarks import speed_plots
+from benchmarks.plots import Picture
 
 
-class Page:
-    """The elements of a page, which is also XML, its text, and the cells of its tables."""
-
-    def __init__(self, path: Path) -> None:
-        root = ElementTree.parse(path).getroot()
-        self.elements = list(root.iter())
-        self.text = " ".join(" ".join(root.itertext()).split())
-        self.tables = [
-            [["".join(cell.itertext()) for cell in row] for row in table.iter("tr")]
-            for table in root.iter("table")
-        ]
+def draw(rows: list[Any], sizes: tuple[int, ...] = speed_plots.SIZES) -> dict[str, Picture]:
+    pictures, _ = speed_plots.pictures(frame(rows), sizes)
+    return {picture.name: picture for picture in pictures}
 
 
-def markdown_tables(text: str) -> list[list[list[str]]]:
-    """Cells of each table, without the rule below its header."""
-    tables = []
-    for block in text.split("\n\n"):
-        if block.startswith("| "):
-            lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines()]
-            names = sum(cell == " --- " for cell in lines.pop(1))
-            cells = [[re.sub(r"\\(.)", r"\1", c.strip()) for c in line] for line in lines]
-            # The names of a row are one cell of the page.
-            joined = (", ".join(line[:names]).strip(", ") for line in cells)
-            tables.append([[name, *line[names:]] for name, line in zip(joined, cells, strict=True)])
-    return tables
+def panels(picture: Picture) -> dict[str, str]:
+    """Label, length and text of each bar, of each panel; a bar is at its label's tick."""
+    found = {}
+    for axes in picture.figure.axes:
+        ticks = axes.get_yticks()
+        labels = axes.yaxis.get_major_formatter().format_ticks(ticks)
+        lines = []
+        for bar, tick, label, text in zip(axes.patches, ticks, labels, axes.texts, strict=True):
+            assert bar.get_y() < tick < bar.get_y() + bar.get_height()
+            lines.append(f"{label}: {bar.get_width():g} {text.get_text()}")
+        found[axes.get_title("left")] = "; ".join(lines)
+    return found
+
+
+def test_panels_of_speed_ups_have_their_rows_in_common() -> None:
+    """Also where not all of them were measured at each size; only what was timed in turns."""
+    small = [*pair(2.0), *pair(0.5, "backward"), *pair(4.0, "backward", dtype="fp64")]
+    large = [*pair(5.0, "forward", 2**20), *pair(6.0, "forward", 2**20, dtype="bf16")]
+    others = [*pair(7.0, suite="claims"), *pair(8.0, threads=2)]
+    others += [row("mish_cuda", 1.0, "backward", 2**20)]
+    others += [row("F.mish", 1.0, "backward", 2**20, suite="claims")]
+    drawn = draw([*large, *small, *others])
+    assert panels(drawn["overview"]) == {
+        "65,536 elements": "fp32 forward: 2 2.0x; fp32 backward: 0.5 0.5x; "
+        "bf16 forward: 0 not measured; fp64 backward: 4 4.0x",
+        "1 M elements": "fp32 forward: 5 5.0x; fp32 backward: 0 not measured; "
+        "bf16 forward: 6 6.0x; fp64 backward: 0 not measured",
+    }
+    assert panels(drawn["overview-2-threads"]) == {"65,536 elements": "fp32 forward: 8 8.0x"}
+    assert list(panels(draw(small, (7,))["overview"])) == ["65,536 elements"]  # else the largest
+
+
+def test_bars_are_those_of_the_tables() -> None:
+    """And the lines of rates: three tensors of 4 * 65,536 bytes in 20 us."""
+    small = row("mish_cuda", 1.0, "forward+backward", 512, peak=99)  # not the largest
+    pictures = draw([*everything(), small])
+    ours = pictures["backward-fp32"].figure.axes[0].lines[0]
+    assert ours.get_xydata().tolist() == [[65_536, pytest.approx(39.3216)]]
+    assert panels(pictures["memory-fp32"]) == {
+        "": "mish_cuda: 524288 512 KiB; naive: 1.31072e+06 1.25 MiB"
+    }
+    inference = "mish_cuda: 0.02 20.0 ms; F.mish: 0.03 30.0 ms; ReLU: 0.5 500 ms"
+    assert panels(pictures["se_resnet18"])["time of inference"] == inference
+    (compiled,) = panels(pictures["compiled-fp32-1048576"]).values()
+    assert compiled.startswith("f(x): 3 3.00x; f(2x) + 1: 3 3.00x; relu(f(2x + 1) / 2")
+    assert panels(pictures["norms-forward+backward"]) == {
+        "torch's norm, then mish_cuda": "BatchNorm 2x8x4: 3 3.0x",
+        "torch's norm, then F.mish": "BatchNorm 2x8x4: 9 9.0x",
+    }
+
+
+def test_files_of_pictures(tmp_path: Path) -> None:
+    """Of several files, even of one name, each has its own; signed with where data are from."""
+    files = [write(tmp_path / f"{n}" / "cpu.csv", pair(n), device=f"GPU {n}") for n in (2, 3)]
+    folder = tmp_path / "new" / "folder"
+    output = printed("plot", *files, "--format", "svg", "--output", folder)
+    assert "whole networks: no rows of suite networks" in output
+    names = {f"{n}-cpu-{name}.svg" for n in (2, 3) for name in ("overview", "forward-fp32")}
+    assert {file.name for file in folder.iterdir()} == names
+    for n in (2, 3):
+        text = (folder / f"{n}-cpu-overview.svg").read_text()
+        assert f">{n}.0x</text>" in text
+        assert f"GPU {n} · a cpu_capability" in text
+
+
+NAMES = ("xeon-avx512/cpu.csv", "epyc-avx512/networks.csv", "xeon-avx512/accuracy.csv")
+
+
+def tables_of_page(path: Path) -> list[list[list[str]]]:
+    """The cells of its tables: the page is XML, too."""
+    tables = ElementTree.parse(path).iter("table")
+    return [[["".join(c.itertext()) for c in row] for row in t.iter("tr")] for t in tables]
 
 
 def test_page_and_markdown_have_the_same_tables_and_facts(tmp_path: Path) -> None:
     first = write(tmp_path / "a.csv", everything())
-    facts = {"device": "a GPU", "cuda": "13.0", "driver": "580.1", "clock": ""}
-    second = write(tmp_path / "b.csv", everything(), **facts)
+    second = write(tmp_path / "b.csv", everything(), device="a GPU", cuda="13.0", clock="")
     path = tmp_path / "all.html"
-    assert main("report", first, second, "--output", path) == 0
-    page, markdown = Page(path), path.with_suffix(".md").read_text("utf-8")
-    assert page.tables == markdown_tables(markdown)
+    printed("report", first, second, "--output", path)
+    markdown, page = (path.with_suffix(end).read_text("utf-8") for end in (".md", ".html"))
+    tables = tables_of_page(path)
     # Three directions, memory, torch.compile, a norm, a network, the claims about torch.compile.
-    assert len(page.tables) == 2 * 8
-    for table in page.tables:
-        assert {len(line) for line in table} == {len(table[0])}
-        names = [line[0] for line in table]  # all that is seen of a row that is scrolled
-        assert len(set(names)) == len(names)
-    # 2 * 4 * 65,536 bytes in 20 us; 250 us / 20 us.
-    assert page.tables[0] == [
-        ["dtype, input", "ours", "GB/s", "F.mish", "naive", "copy"],
-        ["fp32, 65,536", "20.0 µs", "26.2", "12.5", "7.00", "0.50"],
-    ]
-    for fact in FACTS.values():
-        assert fact in page.text
-        assert display.plain(fact) in markdown
-    assert "cuda 13.0 driver 580.1" in page.text
-    assert "clock not recorded" in page.text
-    # The page needs no other file.
-    assert not re.findall(r"https?://|@import", path.read_text("utf-8"))
-    for element in page.elements:
-        assert element.tag not in ("script", "iframe", "object")
-        for name in ("src", "href"):
-            assert element.get(name, "#").startswith(("#", "data:"))
-    links = {element.get("href") for element in page.elements if element.tag == "a"}
-    assert links == {f"#{element.get('id')}" for element in page.elements if element.get("id")}
-
-
-def test_what_comes_from_a_file_has_no_meaning(tmp_path: Path) -> None:
-    found = [
-        row(HOSTILE, 1.0),
-        row(f"compiled F.mish in {HOSTILE}", 1.0, "forward+backward", suite="compiled"),
-        network(HOSTILE, "training step", 1.0, 3) | {"network": HOSTILE},
-    ]
-    facts = dict.fromkeys(("device", "commit", "command"), HOSTILE)
-    path = write(tmp_path / "a.csv", found, **facts)
-    assert main("report", path) == 0
-    page, markdown = Page(path.with_suffix(".html")), path.with_suffix(".md").read_text("utf-8")
-    assert "script" not in {element.tag for element in page.elements}
-    assert not any(name.startswith("on") for element in page.elements for name in element.attrib)
-    assert page.text.count(HOSTILE) >= 7
-    assert markdown_tables(markdown) == page.tables
-    assert not re.search(r"(?<!\\)<", markdown)
-
-
-def test_an_output_that_cannot_be_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write(tmp_path / "a.csv", everything())
-    for output, reason in (
-        (path / "page.html", f"{path} cannot be written"),
-        (tmp_path / "page.txt", "expected a name that ends in .html"),
-    ):
-        assert reason in refusal(capsys, "report", path, "--output", output)
+    assert len(tables) == 2 * 8
+    for (_, expected), found in zip(tables_in(markdown), tables, strict=True):
+        names = len(expected[0]) - len(found[0]) + 1  # are one cell of the page
+        joined = [[", ".join(line[:names]).strip(", "), *line[names:]] for line in expected]
+        assert found == joined
+    for fact in (*FACTS.values(), "a GPU", "13.0", "not recorded"):
+        assert fact in html.unescape(page)
+        assert fact in markdown.replace("\\", "")
 
 
 # In a browser
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
 
 @pytest.fixture(scope="module")
@@ -131,83 +131,26 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page of committed results and of every kind of new ones, with long names in them."""
-    folder = tmp_path_factory.mktemp("report")
+def test_in_a_browser(browser: Any, tmp_path: Path) -> None:
+    """On a phone and a desk: the same tables, all pictures, and no need of anything else."""
     facts = {"device": "A device of a long name " * 4, "command": "python " + "x" * 200}
-    page = folder / "page.html"
-    new = write(folder / "new.csv", everything(), **facts)
-    assert main("report", new, *COMMITTED, "--output", page) == 0
-    return page
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1280], ids=["phone", "desk"])
-def test_in_a_browser(browser: Any, file: Path, width: int, scheme: str) -> None:
-    messages: list[str] = []
-    requests: list[str] = []
-    viewport = {"width": width, "height": 800}
-    context = browser.new_context(viewport=viewport, color_scheme=scheme)
-    try:
-        page = context.new_page()
-        page.on("console", lambda message: messages.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: messages.append(f"error: {error}"))
-        page.on("request", lambda request: requests.append(request.url))
+    new, file = write(tmp_path / "new.csv", everything(), **facts), tmp_path / "page.html"
+    printed("report", new, *(RESULTS / name for name in NAMES), "--output", file)
+    for width in (400, 1280):
+        messages: list[str] = []
+        requests: list[str] = []
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.on("console", lambda message, told=messages: told.append(message.text))
+        page.on("pageerror", lambda error, told=messages: told.append(str(error)))
+        page.on("request", lambda request, asked=requests: asked.append(request.url))
         page.goto(file.as_uri())
-        look_at(page, file, width, scheme)
-    finally:
-        context.close()
-    assert not [message for message in messages if message.startswith(("error", "warning"))]
-    assert requests == [file.as_uri()]
-
-
-# Whether the text of each row's name is in view, and on top, where its table is scrolled to its
-# end; and the width of the table over that of the name.
-NAMES_IN_VIEW = """boxes => boxes.flatMap(box => {
-    box.scrollLeft = box.scrollWidth;
-    const seen = box.getBoundingClientRect();
-    return [...box.querySelectorAll("tbody th")].map(name => {
-        name.parentElement.scrollIntoView();  // up or down: a row is wider than the box
-        const range = document.createRange();
-        range.selectNodeContents(name);
-        return [name.innerText, seen.width / name.offsetWidth, [...range.getClientRects()].every(
-            line => [line.left + 1, line.right - 1].every(
-                x => seen.left <= x && x <= seen.right && name.contains(
-                    document.elementFromPoint(x, (line.top + line.bottom) / 2))))];
-    });
-})"""
-
-
-def look_at(page: Any, file: Path, width: int, scheme: str) -> None:
-    expected = Page(file).tables
-    assert page.title() == page.locator("h1").inner_text() == report.TITLE
-    assert page.locator("h2").count() == page.locator("nav a").count() == 4
-    found = page.eval_on_selector_all(
-        "table",
-        "tables => tables.map(t => [...t.rows].map(r => [...r.cells].map(c => c.innerText)))",
-    )
-    assert [[[c.strip() for c in row] for row in t] for t in found] == expected
-    assert len(found) == page.locator("h3").count() > 10
-
-    # Nothing makes the page wider than the screen; what is wider itself scrolls.
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    scrolled = page.eval_on_selector_all(
-        ".scroll", "boxes => boxes.filter(b => b.scrollWidth > b.clientWidth).length"
-    )
-    assert (scrolled > 0) == (width == 400)
-    # However far, the name of a row stays in view and leaves room for figures.
-    names = page.eval_on_selector_all(".scroll", NAMES_IN_VIEW)
-    assert [name for name, share, visible in names if share < 2 or not visible] == []
-    assert len(names) == sum(len(table) - 1 for table in expected)
-
-    pictures = page.eval_on_selector_all(
-        "img", "images => images.map(i => [i.alt, i.complete && i.naturalWidth, i.width, i.height])"
-    )
-    assert len(pictures) > 5
-    assert [p for p in pictures if not (p[0] and p[1] and p[2] > 300 and p[3] > 50)] == []
-    colours = page.evaluate(
-        """() => ["backgroundColor", "color"].map(name => getComputedStyle(document.body)[name]
-            .match(/\\d+/g).slice(0, 3).map(Number).reduce((a, b) => a + b))"""
-    )
-    assert [value > 3 * 128 for value in colours] == [scheme == "light", scheme == "dark"]
+        rows = "tables => tables.map(t => [...t.rows].map(r => [...r.cells].map(c => c.innerText)))"
+        found = page.eval_on_selector_all("table", rows)
+        assert [[[c.strip() for c in row] for row in t] for t in found] == tables_of_page(file)
+        # Nothing makes the page wider than the screen; what is wider itself scrolls.
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        sizes = "images => images.map(i => [i.complete && i.naturalWidth, i.width, i.height])"
+        pictures = page.eval_on_selector_all("img", sizes)
+        assert len(pictures) > 5
+        assert [p for p in pictures if not (p[0] and p[1] > 300 and p[2] > 50)] == []
+        assert (messages, requests) == ([], [file.as_uri()])

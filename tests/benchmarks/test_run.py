@@ -1,20 +1,28 @@
-"""``run``: what its options choose, what becomes of failures and of Ctrl-C."""
+"""``run``: what is timed, how, what is written, and what becomes of failures and of Ctrl-C.
+
+Clocks are pretended: no time is asserted."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+import weakref
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
 import torch
-from rows import main, read, row, write
+import torch.nn.functional as F
+from rows import BOTH, Patch, printed, read, refusal, row, write
+from torch.utils import benchmark
 
-from benchmarks import arguments, measure, providers, run
-from benchmarks.arguments import INTERRUPTED, Refused
-from benchmarks.cases import KERNEL_DIRECTIONS, KERNEL_PROVIDERS, Group, preset_shapes
+from benchmarks import cases, measure, memory, providers, run, timing
+from benchmarks.arguments import INTERRUPTED
+from benchmarks.cases import KERNEL_DIRECTIONS, KERNEL_PROVIDERS, Case, Group
 from benchmarks.measure import Measured
-from benchmarks.timing import Sampler, Statement
+from benchmarks.providers import Inputs, call, make_inputs
 
 FORWARD = ("--directions", "forward", "--dtypes", "fp32", "--sizes")
 
@@ -24,8 +32,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "a.csv"
 
 
-def execute(path: Path, *options: str) -> int:
-    return main("run", "--device", "cpu", "--seconds", "0", "--csv", path, *options)
+def command(path: Path, *options: str) -> tuple[object, ...]:
+    return ("run", "--device", "cpu", "--seconds", "0", "--csv", path, *options)
 
 
 def chosen(*options: str, device: str = "cpu") -> list[Group]:
@@ -37,162 +45,250 @@ def chosen(*options: str, device: str = "cpu") -> list[Group]:
     return run.choose(args)
 
 
-def rows_of(group: Group) -> Measured:
-    return Measured([row(case.provider, 1e-6) for case in group.cases])
-
-
-def test_run_measures_and_prints_and_table_prints_it_again(
-    path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert execute(path, "--sizes", "7", "2x3", "--dtypes", "bf16") == 0
-    first = capsys.readouterr().out
+def test_run_measures_and_prints_and_table_prints_it_again(path: Path) -> None:
+    first = printed(*command(path, "--sizes", "7", "2x3", "--dtypes", "bf16"))
     rows = read(path)
     assert set(rows.suite) == {"kernels"}
+    assert not rows.duplicated(["provider", "direction", "shape"]).any()
     assert len(rows) == 2 * len(KERNEL_PROVIDERS) * len(KERNEL_DIRECTIONS)
-    assert set(rows["shape"]) == {"7", "2x3"}
-    both = rows[(rows.direction == "forward+backward") & (rows["shape"] == "7")]
+    both = rows[(rows.direction == BOTH) & (rows["shape"] == "7")]
     peaks = both.set_index("provider").peak_bytes
     assert peaks["mish_cuda"] == 2 * 2 * 7  # result and gradient, in bf16
     assert peaks["naive"] == 5 * 2 * 7
-    assert (rows.peak_bytes.isna() == (rows.direction != "forward+backward")).all()
+    assert (rows.peak_bytes.isna() == (rows.direction != BOTH)).all()
     assert rows.command.iloc[0].startswith("python -m benchmarks run --device cpu")
     assert rows.torch.iloc[0] == torch.__version__
-    assert main("table", path) == 0
-    assert capsys.readouterr().out.strip() in first
+    assert printed("table", path).strip() in first
 
 
-@pytest.mark.parametrize(
-    ("options", "device", "suites"),
-    [
-        ("", "cpu", "kernels compiled norms claims"),
-        ("", "cuda", "kernels compiled norms"),
-        ("--only gpu", "cuda", "gpu launch"),
-        ("--only compiled", "cpu", "compiled"),
-        *((option, "cpu", "kernels") for option in ("--sizes 7", "--threads 2", "-b")),
-        ("--preset resnet50", "cpu", "kernels"),
-        ("--preset grad-tts", "cpu", "kernels norms"),
-    ],
-)
-def test_suites_by_default_and_by_choice(options: str, device: str, suites: str) -> None:
-    groups = chosen(*options.split(), device=device)
-    assert {group.suite for group in groups} == set(suites.split())
-
-
-def test_options_choose_from_the_grid() -> None:
-    groups = chosen("--directions", "backward")
-    assert {group.cases[0].direction for group in groups} == {"backward"}
-    groups = chosen("--preset", "resnet50", "--batch", "2", "--sizes", "9", "--dtypes", "fp32")
-    assert {group.cases[0].shape for group in groups} == {(9,), *preset_shapes("resnet50", 2)}
-    norms = [g for g in chosen("--preset", "grad-tts", "--threads", "2") if g.suite == "norms"]
-    assert [g.cases[0].shape for g in norms[::2]] == preset_shapes("grad-tts", 1)
-    assert {case.threads for group in norms for case in group.cases} == {2}
+def test_options_choose_the_groups() -> None:
+    assert {group.suite for group in chosen()} == {"kernels", "compiled", "norms", "claims"}
+    assert {group.suite for group in chosen("--sizes", "7")} == {"kernels"}
+    groups = chosen("--preset", "grad-tts", "--batch", "4", "--threads", "2", "--dtypes", "bf16")
+    found = [case for group in groups for case in group.cases]
+    assert {(case.shape[0], case.threads, case.dtype) for case in found} == {(4, 2, "bf16")}
     sizes = [g.cases[0].numel for g in chosen("--only", "gpu", device="cuda") if g.suite == "gpu"]
     assert sizes == sorted(sizes, reverse=True)  # most claims are about the large ones
     assert sizes[0] == 2**30
-    with pytest.raises(Refused, match="expected --device cpu"):
-        chosen("--only", "claims", device="cuda")
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "-d 0 -n 50 -w 5 -s (16,10,8,8) -b -t float16",
-        "--device 0 --n_repeat 50 --warmup 5 --size [16,10,8,8] --baseline --type torch.float16",
-    ],
-)
-def test_options_of_the_old_perftest(
-    line: str, monkeypatch: pytest.MonkeyPatch, path: Path
-) -> None:
-    measured = MagicMock(return_value=Measured())
-    monkeypatch.setattr(run, "measure", measured)
-    monkeypatch.setattr(arguments, "device", lambda text: "cpu")
-    assert main("run", "--csv", path, *line.split()) == 0
-    assert [call.args[0].cases[0].direction for call in measured.call_args_list] == [
-        *KERNEL_DIRECTIONS
-    ]
-    for (group, *pace), _ in measured.call_args_list:
-        assert (pace, group.min_rounds) == (["cpu", 0, 5], 50)
-        assert [case.provider for case in group.cases] == ["mish_cuda", "naive", "relu"]
-        assert {(case.dtype, case.shape) for case in group.cases} == {("fp16", (16, 10, 8, 8))}
-
-
-def fails(monkeypatch: pytest.MonkeyPatch, provider: str) -> MagicMock:
-    """From now on, in all directions; counts the calls."""
-    function = MagicMock(side_effect=RuntimeError("no compiler\nmore"))
+def fails(monkeypatch: Patch, name: str, error: type[Exception] = RuntimeError) -> MagicMock:
+    """From now on this provider does, in all directions; counts the calls."""
+    function = MagicMock(side_effect=error("no compiler\nmore"))
     recipes = dict.fromkeys(KERNEL_DIRECTIONS, ("f(x)", function))
-    monkeypatch.setitem(providers._RECIPES, provider, recipes)
+    monkeypatch.setitem(providers._RECIPES, name, recipes)
     return function
 
 
+@pytest.mark.parametrize(("error", "tries"), [(RuntimeError, 1), (torch.OutOfMemoryError, 2)])
 def test_a_provider_that_fails_is_named_and_the_others_go_on(
-    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: type[Exception], tries: int, path: Path, monkeypatch: Patch
 ) -> None:
-    tried = fails(monkeypatch, "relu")
-    options = ["--sizes", "7", "8", "--dtypes", "fp32", "--providers", "mish_cuda", "relu"]
-    assert execute(path, *options) == 1
-    assert tried.call_count == len(KERNEL_DIRECTIONS)  # at 8 not again
+    """It is not tried again at the second size, unless memory was short."""
+    tried = fails(monkeypatch, "relu", error)
+    options = ["--sizes", "8", "7", "--dtypes", "fp32", "--providers", "mish_cuda", "relu"]
+    output = printed(*command(path, *options), status=1)
+    assert tried.call_count == tries * len(KERNEL_DIRECTIONS)
     assert list(read(path).provider) == ["mish_cuda"] * 6
-    assert "relu backward fp32 7: RuntimeError: no compiler\n" in capsys.readouterr().out
+    assert f"relu backward fp32 8: {error.__name__}: no compiler\n" in output
 
 
 @pytest.mark.parametrize(("name", "status"), [("relu", 0), ("mish_cuda", 1)])
-def test_on_a_gpu_rivals_may_fail(
-    name: str, status: int, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_gpu_rivals_may_fail(name: str, status: int, path: Path, monkeypatch: Patch) -> None:
     fails(monkeypatch, name)
     groups, timed = chosen(*FORWARD, "7"), lambda group: measure.measure(group, "cpu", 0)
     assert measure.record(groups, timed, "cpu", "", path, rivals_may_fail=True) == status
 
 
-def test_after_so_many_minutes_no_group_is_begun(
-    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_after_so_many_minutes_no_group_is_begun(path: Path, monkeypatch: Patch) -> None:
+    rows = Measured([row("relu", 1e-6)])
+    monkeypatch.setattr(run, "measure", MagicMock(return_value=rows))
     monkeypatch.setattr(measure.time, "monotonic", MagicMock(side_effect=[0, 59, 61, 61]))
-    groups = chosen(*FORWARD, "7", "8", "9")
-    assert measure.record(groups, rows_of, "cpu", "", path, minutes=1) == 0
-    assert len(read(path)) == len(KERNEL_PROVIDERS)
-    assert "Not reached in 1 minutes: kernels: forward, fp32, 8; " in capsys.readouterr().out
+    output = printed(*command(path, *FORWARD, "7", "8", "9", "--minutes", "1"))
+    assert len(read(path)) == 1
+    assert "Not reached in 1 minutes: kernels: forward, fp32, 8; " in output
 
 
-def test_ctrl_c_keeps_what_was_measured(
-    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ctrl_c_keeps_what_was_measured(path: Path, monkeypatch: Patch) -> None:
     """And before the first row an older file."""
-    groups = chosen()
-    outcomes = [*map(rows_of, groups[:2]), KeyboardInterrupt, KeyboardInterrupt]
+    rows = [Measured([row(name, 1e-6)]) for name in ("mish_cuda", "relu")]
+    outcomes = [*rows, KeyboardInterrupt, KeyboardInterrupt]
     monkeypatch.setattr(run, "measure", MagicMock(side_effect=outcomes))
-    assert execute(path) == INTERRUPTED
-    assert len(read(path)) == sum(len(group.cases) for group in groups[:2])
-    assert "Interrupted" in capsys.readouterr().out
+    assert "Interrupted" in printed(*command(path), status=INTERRUPTED)
+    assert list(read(path).provider) == ["mish_cuda", "relu"]
     older = write(path, [row("relu", 1.0)]).read_text()
-    assert execute(path, "--sizes", "7") == INTERRUPTED
-    output = capsys.readouterr().out
+    output = printed(*command(path, "--sizes", "7"), status=INTERRUPTED)
     assert "Nothing was measured" in output
     assert "a device" not in output  # the older file is no result of this run
     assert path.read_text() == older
 
 
-def test_ctrl_c_after_enough_rounds_keeps_a_group(
-    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Those of its cases that did not fail, and why the others did; nothing after it."""
-
-    def interrupted(statement: Statement) -> Sampler:
-        return MagicMock(side_effect=[1e-6] * 3 + [KeyboardInterrupt])  # of a Group's min_rounds
-
-    monkeypatch.setattr(measure, "sampler", interrupted)
+@pytest.mark.parametrize("times", [[3e-6, 1e-6], [3e-6, 1e-6, 2e-6]])
+def test_ctrl_c_after_three_rounds(times: list[float], path: Path, monkeypatch: Patch) -> None:
+    """They are kept, of each case that did not fail, and why others did; nothing after them."""
+    samplers = MagicMock(side_effect=lambda _: MagicMock(side_effect=[*times, KeyboardInterrupt]))
+    monkeypatch.setattr(measure, "sampler", samplers)
     fails(monkeypatch, "relu")
     names = ["--providers", "mish_cuda", "relu", "copy", "--seconds", "60"]
-    assert execute(path, *FORWARD, "7", "8", *names) == INTERRUPTED
-    rows = read(path)
-    assert list(zip(rows.provider, rows.numel, strict=True)) == [("mish_cuda", 7), ("copy", 7)]
-    assert set(rows.rounds) == {3}
-    assert "relu forward fp32 7: RuntimeError: no compiler" in capsys.readouterr().out
+    output = printed(*command(path, *FORWARD, "7", "8", *names), status=INTERRUPTED)
+    if len(times) < 3:
+        assert "Nothing was measured" in output
+        return
+    found = read(path)[["provider", "numel", "rounds", "p20_s", "median_s", "p80_s"]]
+    figures = [7, 3, 1.4e-6, 2e-6, 2.6e-6]
+    assert found.to_numpy().tolist() == [["mish_cuda", *figures], ["copy", *figures]]
+    assert "relu forward fp32 7: RuntimeError: no compiler" in output
 
 
-def test_without_kernels_run_says_what_it_measures(
-    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_kernels_it_says_so(path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr("mish_cuda.backend", lambda tensor: "eager")
-    assert execute(path, *FORWARD, "7", "--providers", "mish_cuda") == 0
-    assert "measuring its eager fallback" in " ".join(capsys.readouterr().out.split())
+    output = printed(*command(path, *FORWARD, "7", "--providers", "mish_cuda"))
+    assert "measuring its eager fallback" in " ".join(output.split())
+
+
+def test_an_unbuilt_source_folder_is_not_measured(path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(run, "REMEDY", "Build it")
+    assert "has no kernels to measure" in refusal(*command(path, *FORWARD, "7"))
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("seconds", [1e-7, 2e-4, 3.0])
+def test_a_sample_is_the_time_of_one_call(seconds: float, monkeypatch: Patch) -> None:
+    """On a clock that only the call moves on."""
+    before, now, seen = torch.get_num_threads(), [0.0], set()
+    monkeypatch.setattr(benchmark, "timer", lambda: now[0])
+
+    def call() -> None:
+        seen.add(torch.get_num_threads())
+        now[0] += seconds
+
+    sample = timing.sampler(timing.Statement("call()", {"call": call}, threads=before + 1))
+    assert sample() == pytest.approx(seconds)
+    assert (seen, torch.get_num_threads()) == ({before + 1}, before)
+
+
+def test_turns_are_taken_in_changing_order() -> None:
+    taken: list[str] = []
+    samplers = {key: lambda key=key: taken.append(key) or 1.0 for key in "abcd"}
+    assert timing.take_turns(samplers, 0, 6, MagicMock()) == (
+        {key: [1.0] * 6 for key in "abcd"},
+        False,
+    )
+    rounds = [taken[i : i + 4] for i in range(0, 24, 4)]
+    assert all(sorted(each) == list("abcd") for each in rounds)
+    assert len({tuple(each) for each in rounds}) > 1
+
+
+def test_peak_memory_on_cuda_is_above_what_was_there(monkeypatch: Patch) -> None:
+    cuda, steps = MagicMock(), MagicMock()
+    cuda.memory_allocated.return_value, cuda.max_memory_allocated.return_value = 1000, 5000
+    steps.attach_mock(cuda.reset_peak_memory_stats, "reset")
+    monkeypatch.setattr(torch, "cuda", cuda)
+    assert memory.peak(steps.call, "cuda") == 4000
+    assert [name for name, *_ in steps.mock_calls] == ["reset", "call"]
+
+
+def test_rotation_leaves_the_cache_within_bounds_and_graphs_are_long() -> None:
+    cache = 50 * 2**20
+    for size in (2**n for n in range(8, 36, 3)):
+        sets = timing.buffer_sets(size, cache)
+        assert 2 <= sets <= timing.MOST_CALLS
+        assert sets * size >= 3 * cache or sets == timing.MOST_CALLS
+        calls = timing.calls_per_graph(size, sets)
+        assert calls % sets == 0
+        assert calls >= timing.MOST_CALLS or calls * size >= timing.GRAPH_BYTES
+
+
+def test_as_many_results_live_as_there_are_sets() -> None:
+    alive, calls = weakref.WeakSet[torch.Tensor](), []
+
+    def function(one: int) -> torch.Tensor:
+        calls.append((one, len(alive)))
+        result = torch.empty(0)
+        alive.add(result)
+        return result
+
+    timing.rotate(function, [0, 1], 5)
+    assert calls == [(0, 0), (1, 1), (0, 2), (1, 2), (0, 2)]
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch: Patch) -> None:
+    """What timing asks of CUDA, on the CPU: graphs run when they are captured, and a replay of any
+    takes no time on a clock that goes a millisecond from event to event."""
+    fake = MagicMock(L2_cache_size=2**20)
+    fake.elapsed_time.return_value = 1.0
+    devices = ("get_device_properties", "graph_pool_handle", "Stream", "current_stream")
+    for name in (*devices, "stream", "graph", "CUDAGraph", "Event"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: fake)
+
+
+@pytest.mark.usefixtures("pretended_gpu")
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_cases_are_captured_and_sampled(direction: str, monkeypatch: Patch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    names = [name for name in cases.GPU_PROVIDERS if name != "compiled F.mish"]  # takes a compiler
+    group = Group("gpu", tuple(Case(name, direction, "bf16", (2**12,)) for name in names), 7)
+    found = measure.measure(group, "cpu", 0, prepare=measure.by_graphs)
+    ((case, reason),) = found.failures.items()
+    assert (case.provider, reason.partition(":")[0]) == ("triton", "ModuleNotFoundError")
+    # Two replays of so many calls take that millisecond.
+    calls = timing.calls_per_graph(case.bytes, timing.buffer_sets(case.bytes, 2**20))
+    assert {row["median_s"] for row in found.rows} == {f"{1e-3 / (2 * calls):.4e}"}
+    assert [(row["provider"], row["rounds"]) for row in found.rows] == [
+        (name, 7) for name in names if name != "triton"
+    ]
+
+
+@pytest.mark.usefixtures("pretended_gpu")
+def test_the_cost_of_a_call_is_that_of_many_in_a_row(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(measure, "CALLS", 10)
+    group = next(group for group in cases.gpu_groups() if group.suite == "launch")
+    found = measure.measure(group, "cpu", 0).rows
+    assert [row["median_s"] for row in found] == ["1.0000e-04", "1.0000e-04"]
+
+
+def value_of(case: Case, inputs: Inputs) -> Any:
+    """What the statement of a case computes; the first of what autograd gives."""
+    value = call(case, inputs)
+    return value[0] if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("layout", cases.LAYOUTS)
+@pytest.mark.parametrize("provider", KERNEL_PROVIDERS)
+def test_statements_compute_what_the_direction_says(provider: str, layout: str) -> None:
+    """Forward and backward apart give what autograd gives of both."""
+    shapes = {1: (24,), 2: (6, 8), 3: (3, 4, 6), 4: (2, 3, 4, 5)}
+    dims = {"x": 1, "x.transpose(1, 2)": 3, "x.permute(0, 3, 1, 2)": 4}.get(layout, 2)
+    case = Case(provider, "forward", "fp64", shapes[dims], layout)
+    inputs = make_inputs(case, "cpu")
+    assert inputs.x.std() > 2  # zeros would be faster
+    found = [value_of(replace(case, direction=d), inputs).clone() for d in KERNEL_DIRECTIONS]
+    if provider == "copy":
+        torch.testing.assert_close(found[:2], [inputs.x, inputs.x + inputs.g])
+    else:
+        torch.testing.assert_close(found[1], found[2])
+
+
+@pytest.mark.parametrize("direction", KERNEL_DIRECTIONS)
+def test_mish_providers_agree(direction: str) -> None:
+    expected = Case("F.mish", direction, "fp64", (3, 1, 5))
+    inputs = make_inputs(expected, "cpu")
+    for provider in ("mish_cuda", "naive", "memory-efficient"):
+        found = value_of(replace(expected, provider=provider), inputs)
+        torch.testing.assert_close(found, value_of(expected, inputs))
+
+
+@pytest.mark.parametrize("shape", [(4, 16), (2, 16, 3, 6)], ids=str)
+@pytest.mark.parametrize("norm", cases.NORMS)
+def test_norms_with_mish_behind_them_agree(norm: str, shape: tuple[int, ...]) -> None:
+    """Forward in evaluation; both in training, with gradients of the parameters."""
+    names = [cases.norm_provider(norm, block) for block in cases.BLOCKS]
+    inputs = make_inputs(Case(names[0], "forward", "fp64", shape), "cpu")
+    for direction in cases.NORM_DIRECTIONS:
+        ours, *others = (call(Case(name, direction, "fp64", shape), inputs) for name in names)
+        assert isinstance(ours, tuple) == (direction == "forward+backward")
+        for other in others:
+            torch.testing.assert_close(other, ours)
+        if (norm, direction) == ("BatchNorm", "forward"):  # by the statistics of a new layer
+            torch.testing.assert_close(ours, F.mish(inputs.x), rtol=1e-4, atol=1e-4)
