@@ -34,7 +34,7 @@ def test_gradients_of_every_order(norm: str, device: str) -> None:
     for wanted in ((0,), (1,), (2,), (0, 2), (0, 1, 2)):
         leaves = [t.detach().requires_grad_(i in wanted) for i, t in enumerate(tensors)]
         assert gradcheck(ours, leaves, check_forward_ad=True)
-    x, w, b = inputs(2, 2, 16, device=device)
+    x, w, b = inputs(3, 2, 17, device=device)
     assert gradgradcheck(ours, (x, w, b))
 
     def slope(x: Tensor) -> Any:
