@@ -26,12 +26,17 @@ from project import ROOT, run_python
 pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated")
 
 
-class Calls(nn.Module):
-    """Each of the functions once."""
+class Calling(nn.Module):
+    """A function as a layer."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        written = mish_cuda.mish(x, out=torch.empty_like(x))
-        return written + mish_cuda.mish(x) + mish_cuda.mish_(x.clone())
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.forward = function
+
+
+def each_function(x: Tensor) -> Tensor:
+    written = mish_cuda.mish(x, out=torch.empty_like(x))
+    return written + mish_cuda.mish(x) + mish_cuda.mish_(x.clone())
 
 
 def model() -> nn.Module:
@@ -67,7 +72,7 @@ def mishes(program: ExportedProgram) -> list[str]:
     ("make", "ops"),
     [
         (model, ["mish.default", "mish.default", "mish_.default"]),
-        (Calls, ["mish.out", "mish.default", "mish_.default"]),
+        (lambda: Calling(each_function), ["mish.out", "mish.default", "mish_.default"]),
     ],
 )
 def test_export(
@@ -90,25 +95,18 @@ def with_our_formula(program: ExportedProgram) -> ExportedProgram:
     return program.run_decompositions({torch.ops.aten.mish.default: eager.value})
 
 
-def test_our_formula_in_place_of_the_op_of_torch() -> None:
+def test_our_formula_in_place_of_the_op_of_torch(tmp_path: Path) -> None:
+    """Also compiled to a package, and loaded. From C++: see tests/cpp/libtorch/aoti.cpp."""
     program = with_our_formula(export(nn.Sequential(Mish(), Mish(inplace=True))))
     assert mishes(program) == []
-    special = torch.tensor([[-torch.inf, torch.inf, -90.0, 90.0], [-0.0, 0.0, 1.0, torch.nan]])
-    x = torch.cat([special, torch.randn(20, 4) * 10])
-    expected = eager.value(eager.value(x))
-    torch.testing.assert_close(program.module()(x), expected, rtol=0, atol=0, equal_nan=True)
-
-
-def test_aot_inductor(tmp_path: Path) -> None:
-    """Compiled to a package, and loaded. From C++: see tests/cpp/libtorch/aoti.cpp."""
-    program = export(model())
     file = str(tmp_path / "model.pt2")
-    torch._inductor.aoti_compile_and_package(with_our_formula(program), package_path=file)
+    torch._inductor.aoti_compile_and_package(program, package_path=file)
     run = torch._inductor.aoti_load_package(file)
-    with torch.no_grad():
-        for rows in (1, 3, 50):
-            x = 10 * torch.randn(rows, 4)
-            torch.testing.assert_close(run(x), program.module()(x))
+    special = torch.tensor([[-torch.inf, torch.inf, -90.0, 90.0], [-0.0, 0.0, 1.0, torch.nan]])
+    for x in (special, *(10 * torch.randn(rows, 4) for rows in (1, 3, 50))):
+        expected = eager.value(eager.value(x))
+        torch.testing.assert_close(program.module()(x), expected, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(run(x), expected, equal_nan=True)
 
 
 # --- ONNX ---
@@ -153,38 +151,34 @@ def to_onnx(module: nn.Module, x: Tensor, opset: int | None = None, dynamo: bool
     return program
 
 
-class Op(nn.Module):
-    """The library's op by its name."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mish_cuda.mish_(torch.ops.mish_cuda.mish(x))  # type: ignore[no-any-return]
+def by_name() -> nn.Module:
+    ops: Any = torch.ops.mish_cuda
+    return Calling(lambda x: ops.mish_(ops.mish(x)))
 
 
 @pytest.mark.parametrize("opset", [None, 18, 23])
-@pytest.mark.parametrize("make", [model, pytest.param(Op, marks=needs_extension)])
+@pytest.mark.parametrize("make", [model, pytest.param(by_name, marks=needs_extension)])
 def test_onnx_has_one_node_per_call(
     public: str, onnx: None, make: Callable[[], nn.Module], opset: int | None
 ) -> None:
     module = make()
     program = to_onnx(module, torch.randn(3, 4), opset)
-    assert nodes(program) == ({"Mish": 2} if make is Op else {"Gemm": 2, "Mish": 3})
+    assert nodes(program) == ({"Mish": 2} if make is by_name else {"Gemm": 2, "Mish": 3})
     check_onnx(program, module)
 
 
 # --- The older exporter ---
 
 
-class Written(nn.Module):
+def reading(write: Callable[[Tensor], Any]) -> nn.Module:
     """Reads a tensor after it was overwritten."""
 
-    def __init__(self, mish_: Callable[[Tensor], Any]) -> None:
-        super().__init__()
-        self.mish_ = mish_
-
-    def forward(self, x: Tensor) -> Tensor:
+    def function(x: Tensor) -> Tensor:
         y = x + 1
-        self.mish_(y)
+        write(y)
         return 2 * y
+
+    return Calling(function)
 
 
 class Branching(nn.Module):
@@ -204,9 +198,9 @@ class Branching(nn.Module):
 
 OLDER: dict[str, Callable[[], nn.Module]] = {
     "layers": model,
-    "overwritten": lambda: Written(mish_cuda.mish_),
-    "overwritten by a keyword": lambda: Written(lambda y: mish_cuda.mish(y, inplace=True)),
-    "out": lambda: Written(lambda y: mish_cuda.mish(y, out=y)),
+    "overwritten": lambda: reading(mish_cuda.mish_),
+    "overwritten by a keyword": lambda: reading(lambda y: mish_cuda.mish(y, inplace=True)),
+    "out": lambda: reading(lambda y: mish_cuda.mish(y, out=y)),
     "script": lambda: torch.jit.script(Branching()),
     "trace": lambda: torch.jit.trace(model(), torch.randn(3, 4)),
 }
