@@ -100,36 +100,20 @@ def in_shards(model: nn.Sequential) -> nn.Module:
     return model
 
 
-def by_plan(plan: dict[str, Any]) -> Callable[[nn.Sequential], nn.Module]:
-    return lambda model: parallelize_module(model, line(), plan)
-
-
-def two_linear_layers(local: bool) -> dict[str, Any]:
-    """Sharded, where the activation meets a tensor (local) or a DTensor."""
-    return {
-        "0": ColwiseParallel(use_local_output=local),
-        "2": RowwiseParallel(use_local_output=local),
+def by_plan(model: nn.Sequential) -> nn.Module:
+    """Both activations meet DTensors."""
+    plan = {
+        "0": ColwiseParallel(use_local_output=False),
+        "2": RowwiseParallel(use_local_output=False),
         "4": ColwiseParallel(output_layouts=Replicate()),
     }
-
-
-def tensor_parallel_in_fsdp() -> None:
-    mesh = init_device_mesh(DEVICE, (world() // 2, 2), mesh_dim_names=("data", "tensor"))
-    plan = {"0": ColwiseParallel(use_local_output=False), "2": RowwiseParallel()}
-
-    def parallel(model: nn.Sequential) -> nn.Module:
-        parallelize_module(model, mesh["tensor"], plan)
-        return fully_shard(model, mesh=mesh["data"])
-
-    trains_as_alone(parallel, lambda x: x.chunk(world() // 2)[mesh["data"].get_local_rank()])
+    return parallelize_module(model, line(), plan)
 
 
 CASES: dict[str, Callable[[], None]] = {
     "DDP": partial(trains_as_alone, DistributedDataParallel, share_of, inplace=True),
     "FSDP": partial(trains_as_alone, in_shards, share_of, inplace=True),
-    "tensor parallel, local": partial(trains_as_alone, by_plan(two_linear_layers(local=True))),
-    "tensor parallel": partial(trains_as_alone, by_plan(two_linear_layers(local=False))),
-    "tensor parallel in FSDP": tensor_parallel_in_fsdp,
+    "tensor parallel": partial(trains_as_alone, by_plan),
 }
 
 

@@ -13,8 +13,9 @@ import torch
 import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 
+import layouts
 import mish_cuda
-from conftest import EAGER, Implementation, needs_extension
+from conftest import EAGER, TORCH, Implementation, needs_extension
 from mish_cuda import functional
 
 pytestmark = [
@@ -156,13 +157,9 @@ def test_gradient_unlike_the_input(
 # --- Writes ---
 
 
-def zeros(x: Tensor) -> Tensor:
-    return torch.zeros_like(x, requires_grad=False)
-
-
-def to_out_with_a_tangent(impl: Implementation, x: Tensor) -> None:
+def out_with_a_tangent(m: Implementation, x: Tensor) -> None:
     with fwAD.dual_level():
-        impl.mish(fwAD.make_dual(x, torch.ones_like(x)), out=zeros(x))
+        m.mish(fwAD.make_dual(x.detach(), x.detach()), out=torch.empty_like(x))
 
 
 WRITES: list[tuple[str, Call]] = [
@@ -171,12 +168,9 @@ WRITES: list[tuple[str, Call]] = [
         for dtype in (torch.float64, torch.bfloat16, torch.int32)
     ),
     ("out.*device.*meta", lambda impl, x: impl.mish(x, out=x.to("meta"))),
-    ("single memory location", lambda impl, x: impl.mish(x, out=zeros(x[0]).expand(3, 4))),
-    ("single memory location", lambda impl, x: impl.mish_(zeros(x[0]).expand(3, 4))),
-    ("leaf", lambda impl, x: impl.mish_(x.requires_grad_())),
-    ("out=.*automatic", lambda impl, x: impl.mish(x.requires_grad_(), out=zeros(x))),
-    ("out=.*automatic", lambda impl, x: impl.mish(x, out=zeros(x).requires_grad_())),
-    ("forward AD.*out=|out=.*forward", to_out_with_a_tangent),
+    ("out=.*automatic", lambda impl, x: impl.mish(x.requires_grad_(), out=x.detach().clone())),
+    ("out=.*automatic", lambda impl, x: impl.mish(x, out=x.clone().requires_grad_())),
+    ("forward AD.*out=|out=.*forward", out_with_a_tangent),
     ("inplace.*out.*both", lambda impl, x: mish_cuda.mish(x, inplace=True, out=x)),
 ]
 
@@ -189,6 +183,48 @@ def test_write(public: str, impl: Implementation, device: str, told: str, call: 
     with pytest.raises((RuntimeError, NotImplementedError), match=told):
         call(impl, x)
     assert torch.equal(x.detach(), before)
+
+
+# --- As torch refuses it for its own Mish ---
+
+
+def view_made_without_grad(x: Tensor) -> Tensor:
+    y = x * 1
+    with torch.no_grad():
+        return y[1:]
+
+
+def twice_backward(m: Implementation, x: Tensor) -> None:
+    y = m.mish(x).sum()
+    y.backward()
+    y.backward()
+
+
+REFUSED: dict[str, Call] = {
+    "leaf": lambda m, x: m.mish_(x),
+    "view of a leaf": lambda m, x: m.mish_(x[1:]),
+    "one of many views": lambda m, x: m.mish_((x * 1).unbind()[0]),
+    "view made without grad": lambda m, x: m.mish_(view_made_without_grad(x)),
+    "inference tensor": lambda m, x: m.mish_(torch.inference_mode()(torch.ones)(3)),
+    "inference tensor saved": lambda m, x: m.mish(x * torch.inference_mode()(torch.ones)(3)),
+    "overlapping": lambda m, x: m.mish_(x.detach()[:, :1].expand(5, 3)),
+    "overlapping out": lambda m, x: m.mish(x.detach(), out=x.detach()[:, :1].expand(5, 3)),
+    "twice backward": twice_backward,
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(impl: Implementation, device: str, name: str) -> None:
+    """As torch refuses it, and nothing is written."""
+    told = []
+    for m in (impl, TORCH):
+        x = layouts.normal((5, 3), torch.float64, device).requires_grad_()
+        before = x.detach().clone()
+        with pytest.raises((RuntimeError, NotImplementedError)) as error:
+            REFUSED[name](m, x)
+        told.append(str(error.value)[:60])
+        assert torch.equal(x, before)
+    assert told[0] == told[1]
 
 
 def test_out_overlaps_the_input(compiled: Implementation, device: str) -> None:

@@ -121,6 +121,27 @@ def no_gradient_from_above(m: Implementation, x: Tensor) -> list[Tensor]:
     return [gradient for gradients in results for gradient in gradients]
 
 
+def counted_writes(m: Implementation, x: Tensor) -> Tensor:
+    """As the versions by which saved tensors detect them."""
+    written = x.detach().clone()
+    view, versions = written[2:], [written._version]
+    for write in (m.mish_, lambda t: m.mish(x.detach(), out=t)):
+        write(written)
+        versions += [written._version, view._version]
+    m.mish(written)
+    return torch.tensor([*versions, written._version])
+
+
+def what_is_recorded(m: Implementation, x: Tensor) -> Tensor:
+    """Nothing without need; and writes to a leaf are allowed, as in an optimiser."""
+    results = [m.mish(x.detach())]
+    with torch.no_grad():
+        results += [m.mish(x), m.mish_(x), m.mish(x, out=torch.empty_like(x))]
+    with torch.inference_mode():
+        results += [m.mish_(m.mish(x.detach()))]
+    return torch.tensor([(y.requires_grad, y.is_leaf, y.is_inference()) for y in results])
+
+
 def save_mish() -> Any:
     """Recomputes in backward all but Mish."""
     ops: Any = [torch.ops.aten.mish.default]
@@ -163,6 +184,8 @@ EAGER_ONLY: dict[str, Program] = {
     "saved in another form": saved_in_another_form,
     "TwoTensor": around_two_tensors,
     "no gradient from above": no_gradient_from_above,
+    "counted writes": counted_writes,
+    "what is recorded": what_is_recorded,
 }
 
 
