@@ -180,21 +180,6 @@ def test_layers_keep_the_statistics_of_the_cpu(
 # --- Devices ---
 
 
-MIXED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "input": lambda x, other: mish_cuda.mish(other, out=x),
-    "out": lambda x, other: mish_cuda.mish(x, out=other),
-    "gradient": lambda x, other: mish_cuda.mish_backward(x, other),
-}
-
-
-@pytest.mark.parametrize("elsewhere", ["cpu", pytest.param("cuda:1", marks=needs_two)])
-@pytest.mark.parametrize("call", MIXED.values(), ids=MIXED)
-def test_operands_on_two_devices(call: Callable[[Tensor, Tensor], Tensor], elsewhere: str) -> None:
-    x = torch.randn(3, device="cuda")
-    with pytest.raises(RuntimeError, match="device"):
-        call(x, x.to(elsewhere))
-
-
 @needs_two
 @ORDERS
 def test_two_devices(kernels: Implementation, order: int) -> None:

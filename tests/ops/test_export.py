@@ -184,7 +184,6 @@ def reading(write: Callable[[Tensor], Any]) -> nn.Module:
 OLDER: dict[str, Callable[[], nn.Module]] = {
     "layers": model,
     "overwritten": lambda: reading(mish_cuda.mish_),
-    "overwritten by a keyword": lambda: reading(lambda y: mish_cuda.mish(y, inplace=True)),
     "out": lambda: reading(lambda y: mish_cuda.mish(y, out=y)),
     "script": lambda: torch.jit.script(model()),
     "trace": lambda: torch.jit.trace(model(), torch.randn(3, 4)),
