@@ -27,6 +27,7 @@ LAYOUTS: dict[str, Callable[[Data], Tensor]] = {
     "ten dimensions": lambda data: data(*[2] * 10).permute(7, 2, 9, 0, 4, 1, 8, 3, 6, 5),
     "step 2": lambda data: data(5, 81)[:, ::2],
     "steps in two dimensions": lambda data: data(9, 31)[::2, ::3],
+    "permuted, cropped, steps": lambda data: data(9, 14, 11).permute(2, 0, 1)[1:-1:3, 2:, :-3:2],
     "inner crop": lambda data: data(3, 20, 30)[:, 2:-3, 5:-6],
     "short rows": lambda data: data(2000, 8)[..., :3],
     "long rows": lambda data: data(4, 700)[:, :613],

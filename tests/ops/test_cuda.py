@@ -21,7 +21,6 @@ from mish_cuda._extension import C
 
 pytestmark = [needs_gpu, pytest.mark.usefixtures("kernels")]
 needs_two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees one GPU at most")
-EVERY_NORM = pytest.mark.parametrize("norm", ["batch", "groups of two"])
 
 
 @pytest.fixture
@@ -42,43 +41,47 @@ def no_synchronisation() -> Iterator[None]:
 
 # --- Streams and graphs ---
 
+# Of a tensor with eight channels.
+FUNCTIONS: dict[str, Callable[[Implementation, Tensor], Tensor]] = {
+    "value": lambda kernels, x: kernels.derivative(x, 0),
+    "slope": lambda kernels, x: kernels.derivative(x, 1),
+    "curvature": lambda kernels, x: kernels.derivative(x, 2),
+    "slope, strided": lambda kernels, x: kernels.derivative(x.transpose(0, 2), 1),
+    "batch": lambda kernels, x: NORMS["batch"](OURS, x, None, None),
+    "groups of two": lambda kernels, x: NORMS["groups of two"](OURS, x, None, None),
+}
+EVERY_FUNCTION = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 
-def runs_on_the_current_stream(function: Callable[[Tensor], Tensor], x: Tensor) -> None:
+
+@EVERY_FUNCTION
+def test_works_on_the_current_stream(
+    kernels: Implementation, function: Callable[[Implementation, Tensor], Tensor]
+) -> None:
     """On a side stream after a long wait, it must see the data written before it."""
-    expected = function(x)
-    late = torch.zeros_like(x)
+    x = layouts.normal((16, 8, 2**13), torch.float32, "cuda")
+    expected, late = function(kernels, x), torch.zeros_like(x)
     torch.cuda.synchronize()
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         torch.cuda._sleep(50_000_000)
         late.copy_(x)
-        result = function(late)
+        result = function(kernels, late)
     side.synchronize()
     assert reference.same_bits(result, expected)
 
 
-@ORDERS
-def test_works_on_the_current_stream(kernels: Implementation, order: int) -> None:
-    x = layouts.normal((2**20,), torch.float32, "cuda")
-    runs_on_the_current_stream(partial(kernels.derivative, order=order), x)
-
-
-@EVERY_NORM
-def test_a_norm_works_on_the_current_stream(norm: str) -> None:
-    x = layouts.normal((16, 8, 1000), torch.float32, "cuda")
-    runs_on_the_current_stream(lambda x: NORMS[norm](OURS, x, None, None), x)
-
-
-@ORDERS
-@pytest.mark.parametrize("layout", ["several threads", "several threads, transposed"])
-def test_does_not_synchronise(kernels: Implementation, order: int, layout: str) -> None:
-    x = layouts.make(layout, torch.float32, "cuda")
+@EVERY_FUNCTION
+def test_does_not_synchronise(
+    kernels: Implementation, function: Callable[[Implementation, Tensor], Tensor]
+) -> None:
+    x = layouts.normal((4, 8, 100), torch.float32, "cuda")
     with no_synchronisation():
-        kernels.derivative(x, order)
+        function(kernels, x)
         kernels.mish_(x)
+        kernels.mish_(x.transpose(0, 2))
 
 
-@EVERY_NORM
+@pytest.mark.parametrize("norm", ["batch", "groups of two"])
 def test_a_norm_does_not_synchronise(norm: str) -> None:
     inputs = [t.cuda().requires_grad_() for t in operands((4, 8, 100))]
     running = torch.zeros(8, device="cuda"), torch.ones(8, device="cuda")
@@ -186,36 +189,14 @@ def test_layers_keep_the_statistics_of_the_cpu(
 
 @needs_two
 @ORDERS
-def test_a_device_that_is_not_the_current_one(kernels: Implementation, order: int) -> None:
-    x = layouts.normal((1000,), torch.float32, "cuda:1")
-    assert torch.cuda.current_device() == 0
-    result = kernels.derivative(x, order)
-    assert result.device == x.device
-    assert reference.same_bits(result, kernels.derivative(x.to("cuda:0"), order))
-
-
-MIXED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "input": lambda x, other: mish_cuda.mish(other, out=x),
-    "out": lambda x, other: mish_cuda.mish(x, out=other),
-    "gradient": lambda x, other: mish_cuda.mish_backward(x, other),
-}
-
-
-@pytest.mark.parametrize("elsewhere", ["cpu", pytest.param("cuda:1", marks=needs_two)])
-@pytest.mark.parametrize("call", MIXED.values(), ids=MIXED)
-def test_operands_on_two_devices(call: Callable[[Tensor, Tensor], Tensor], elsewhere: str) -> None:
-    x = torch.randn(3, device="cuda")
-    with pytest.raises(RuntimeError, match="device"):
-        call(x, x.to(elsewhere))
-
-
-@needs_two
-@ORDERS
-def test_two_devices_in_turn(kernels: Implementation, order: int) -> None:
-    """Each on a stream of its own device, launched without waiting for the other."""
+def test_two_devices(kernels: Implementation, order: int) -> None:
+    """Current or not; and each on a stream of its own device, launched without waiting for the
+    other."""
     x = layouts.normal((2**20 + 5,), torch.float32, "cpu")
     expected = kernels.derivative(x.to("cuda:0"), order)
     there = [x.to(f"cuda:{i}") for i in range(2)]
+    assert torch.cuda.current_device() == 0
+    assert reference.same_bits(kernels.derivative(there[1], order), expected)
     torch.cuda.synchronize(0)
     torch.cuda.synchronize(1)
     streams = [torch.cuda.Stream(i) for i in range(2)]

@@ -1,53 +1,40 @@
 """The ops under torch's dispatcher: schemas, tensors without data, modes, autocast; overrides
-by __torch_function__."""
+by __torch_function__; what PyTorch's own test suite asks of F.mish."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
-from itertools import product
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-)
 
 import layouts
 import mish_cuda
 import reference
 from conftest import Implementation, Log, needs_extension
+from layouts import LAYOUTS, OVERLAPPING
 
-SCHEMAS = {
-    "mish": "mish(Tensor self) -> Tensor",
-    "mish_": "mish_(Tensor(a!) self) -> Tensor(a!)",
-    "mish.out": "mish.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)",
-    "mish_backward": "mish_backward(Tensor grad_output, Tensor self) -> Tensor",
-    "mish_double_backward": (
-        "mish_double_backward(Tensor grad_grad_input, Tensor grad_output, Tensor self) -> Tensor"
-    ),
-}
-NORMS = {
-    "batch_norm_mish": (
-        "batch_norm_mish(Tensor input, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
-        "Tensor? weight=None, Tensor? bias=None, bool training=False, float momentum=0.1, "
-        "float eps=1e-05) -> Tensor"
-    ),
-    "group_norm_mish": (
-        "group_norm_mish(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, "
-        "float eps=1e-05) -> Tensor"
-    ),
-}
-EVERY_OP = pytest.mark.parametrize("name", SCHEMAS)
+# --- Schemas, and results without data ---
+
+SCHEMAS = [
+    "mish(Tensor self) -> Tensor",
+    "mish_(Tensor(a!) self) -> Tensor(a!)",
+    "mish.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)",
+    "mish_backward(Tensor grad_output, Tensor self) -> Tensor",
+    "mish_double_backward(Tensor grad_grad_input, Tensor grad_output, Tensor self) -> Tensor",
+    "batch_norm_mish(Tensor input, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
+    "Tensor? weight=None, Tensor? bias=None, bool training=False, float momentum=0.1, "
+    "float eps=1e-05) -> Tensor",
+    "group_norm_mish(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, "
+    "float eps=1e-05) -> Tensor",
+]
+# By name, with the number of inputs.
+POINTWISE = {"mish": 1, "mish_": 1, "mish.out": 1, "mish_backward": 2, "mish_double_backward": 3}
 
 
 def op(name: str) -> Any:
@@ -55,80 +42,34 @@ def op(name: str) -> Any:
     return getattr(getattr(torch.ops.mish_cuda, packet), overload or "default")
 
 
-def arguments(name: str, x: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """x for each argument of an op, and new memory for `out`."""
-    out = {"out": x.new_empty(x.shape)} if name == "mish.out" else {}
-    return (x,) * (len(op(name)._schema.arguments) - len(out)), out
-
-
-# --- Schemas ---
-
-
 @needs_extension
 def test_schemas() -> None:
-    names = torch._C._dispatch_get_all_op_names()
-    ours = {n.removeprefix("mish_cuda::") for n in names if n.startswith("mish_cuda::")}
-    assert ours == {*SCHEMAS, *NORMS}
-    for name, schema in {**SCHEMAS, **NORMS}.items():
-        assert op(name)._schema == torch._C.parse_schema(f"mish_cuda::{schema}")
-        tags = {torch.Tag.pt2_compliant_tag} | ({torch.Tag.pointwise} if name in SCHEMAS else set())
-        assert tags <= set(op(name).tags)
+    every = [str(schema) for schema in torch._C._jit_get_all_schemas()]
+    ours = [schema for schema in every if schema.startswith("mish_cuda::")]
+    assert sorted(ours) == [str(torch._C.parse_schema(f"mish_cuda::{s}")) for s in sorted(SCHEMAS)]
+    for schema in SCHEMAS:
+        name = schema.partition("(")[0]
+        tags = {torch.Tag.pt2_compliant_tag} | {torch.Tag.pointwise for _ in {name} & {*POINTWISE}}
+        assert tags <= {*op(name).tags}
 
 
 @needs_extension
-@EVERY_OP
-@pytest.mark.parametrize(
-    ("dtype", "layout", "requires_grad"),
-    [
-        *product([torch.float32], ["contiguous", "channels_last", "step 2"], [False, True]),
-        *product(reference.DTYPES, ["transposed"], [False]),
-    ],
-    ids=str,
-)
-def test_opcheck(
-    name: str, device: str, dtype: torch.dtype, layout: str, requires_grad: bool
-) -> None:
-    if requires_grad and name in ("mish.out", "mish_"):
-        pytest.skip("torch refuses out= and leaves written in place where gradients are recorded")
-    x = layouts.make(layout, dtype, device, fill=layouts.normal)
-    args, kwargs = arguments(name, x)
-    opcheck(op(name), tuple(t.clone().requires_grad_(requires_grad) for t in args), kwargs)
-
-
-# --- Tensors without data ---
-
-
-@needs_extension
-@EVERY_OP
-@pytest.mark.parametrize("layout", [*layouts.LAYOUTS, *layouts.OVERLAPPING])
-@pytest.mark.parametrize("kind", ["meta", "fake"])
-def test_shapes_without_data(name: str, device: str, layout: str, kind: str) -> None:
-    """Shape, strides and dtype are those of the real result."""
-    if name == "mish_" and layout in layouts.OVERLAPPING:
+@pytest.mark.parametrize("name", POINTWISE)
+@pytest.mark.parametrize("layout", [*LAYOUTS, *OVERLAPPING])
+def test_opcheck(name: str, device: str, layout: str) -> None:
+    """Shape, strides and dtype of a fake tensor are those of the real result; for some layouts
+    everything else that torch checks, too."""
+    writes = name in ("mish_", "mish.out")
+    if writes and layout in OVERLAPPING:
         pytest.skip("writing to overlapping memory is refused")
-    x = layouts.make(layout, torch.float16, device)
-    mode = FakeTensorMode()
-    empty = mode.from_tensor(x) if kind == "fake" else x.to("meta").as_strided(x.shape, x.stride())
-    results = []
-    for t in (x, empty):
-        with mode if t is empty and kind == "fake" else nullcontext():
-            args, kwargs = arguments(name, t)
-            results.append(op(name)(*args, **kwargs))
-    expected, result = ((y.shape, y.stride(), y.dtype) for y in results)
-    assert result == expected
-    assert results[1].device.type == ("meta" if kind == "meta" else device)
-
-
-@pytest.mark.parametrize("inplace", [False, True])
-@pytest.mark.parametrize("kind", ["meta", "fake"])
-def test_a_training_step_without_data(public: str, inplace: bool, kind: str, device: str) -> None:
-    device = "meta" if kind == "meta" else device
-    with FakeTensorMode() if kind == "fake" else nullcontext(), torch.device(device):
-        layers = nn.Sequential(nn.Linear(8, 4), mish_cuda.Mish(inplace))
-        y = layers(torch.empty(3, 8))
-        y.sum().backward()
-        for t, shape in ((y, (3, 4)), (layers[0].weight.grad, (4, 8))):
-            assert (t.device.type, t.shape) == (device, shape)
+    everything = layout in ("contiguous", "channels_last", "step 2")
+    checks: Any = {} if everything else {"test_utils": "test_faketensor"}
+    for dtype in reference.DTYPES if layout == "transposed" else [torch.float32]:
+        x = layouts.make(layout, dtype, device, fill=layouts.normal)
+        for requires_grad in {False, everything and not writes}:
+            inputs = [layouts.like(x).requires_grad_(requires_grad) for _ in range(POINTWISE[name])]
+            out = {"out": layouts.like(x)} if name == "mish.out" else {}
+            opcheck(op(name), inputs, out, **checks)
 
 
 # --- Modes and profilers ---
@@ -149,43 +90,7 @@ def test_modes_and_profilers_see_every_call(compiled: Implementation, device: st
     assert {"mish_cuda::mish", "mish_cuda::mish_", "mish_cuda::mish_backward"} <= names
 
 
-@needs_extension
-@pytest.mark.parametrize(
-    "policy", ["MUST_SAVE", "PREFER_SAVE", "list of ops", "MUST_RECOMPUTE", "PREFER_RECOMPUTE"]
-)
-def test_selective_checkpointing(policy: str) -> None:
-    """The policy decides what is computed twice. Plain checkpointing: test_programs.py."""
-    op = torch.ops.mish_cuda.mish.default
-
-    def decide(context: Any, function: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-        return CheckpointPolicy[policy if function is op else "PREFER_RECOMPUTE"]
-
-    def squared(x: Tensor) -> Tensor:
-        return mish_cuda.mish(x) * mish_cuda.mish(x)
-
-    chosen = [op] if policy == "list of ops" else decide
-    contexts = partial(create_selective_checkpoint_contexts, chosen)
-    x = torch.randn(5, dtype=torch.float64, requires_grad=True)
-    with Log() as log:  # the product saves results of mish
-        y = checkpoint(squared, x, use_reentrant=False, context_fn=contexts)
-        (slope,) = torch.autograd.grad(y.sum(), x)
-    torch.testing.assert_close(slope, 2 * reference.mish(x) * reference.mish(x, 1))
-    assert log.calls.count("mish.default") == (4 if "RECOMPUTE" in policy else 2)
-
-
-def test_fx_keeps_the_function(public: str) -> None:
-    graph = torch.fx.symbolic_trace(lambda x: mish_cuda.mish(x) + 1)
-    x = torch.randn(3, 4)
-    torch.testing.assert_close(graph(x), mish_cuda.mish(x) + 1)
-    assert any(node.target is mish_cuda.mish for node in graph.graph.nodes)
-
-
-# --- Mixed precision ---
-
-WIDTHS = pytest.mark.parametrize("width", [torch.bfloat16, torch.float16], ids=str)
-
-
-@WIDTHS
+@pytest.mark.parametrize("width", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast_changes_nothing(
     public: str, width: torch.dtype, device: str, dtype: torch.dtype
 ) -> None:
@@ -195,7 +100,6 @@ def test_autocast_changes_nothing(
     for enabled in (False, True):
         leaf = x.clone().requires_grad_()
         with torch.autocast(device, width, enabled=enabled):
-            assert F.mish(x).dtype == dtype
             y = mish_cuda.mish(leaf)
             (inside,) = torch.autograd.grad(y, leaf, g, retain_graph=True)
             _, tangent = torch.func.jvp(mish_cuda.mish, (x,), (g,))
@@ -207,165 +111,100 @@ def test_autocast_changes_nothing(
         assert reference.same_bits(under, without)
 
 
-def train(layer: nn.Module, width: torch.dtype, device: str) -> list[Tensor]:
-    """Losses of a network's training steps, its scale, and its weights. The scaler skips the third
-    step, in which a gradient is infinite."""
-    torch.manual_seed(0)
-    layers = nn.Linear(8, 16), nn.BatchNorm1d(16), layer, nn.Linear(16, 4), layer, nn.Linear(4, 2)
-    model = nn.Sequential(*layers).to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    scaler = torch.amp.GradScaler(device, init_scale=2.0**10)
-    x, target = torch.randn(6, 8).to(device), torch.randn(6, 2).to(device)
-    losses = []
-    for step in range(6):
-        before = [p.detach().clone() for p in model.parameters()]
-        optimizer.zero_grad()
-        with torch.autocast(device, width):
-            assert model[:3](x).dtype == width  # as after the layer that autocast narrows
-            loss = F.mse_loss(model(x).float(), target) * (torch.inf if step == 2 else 1)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        assert all(map(torch.equal, before, model.parameters())) == (step == 2)
-        losses.append(loss.detach())
-    assert scaler.get_scale() == 2.0**9
-    assert losses[-1] < losses[0]
-    return losses
+# --- Overrides by __torch_function__ ---
 
-
-@WIDTHS
-@pytest.mark.parametrize("inplace", [False, True])
-def test_training_with_a_grad_scaler(
-    public: str, width: torch.dtype, inplace: bool, device: str
-) -> None:
-    ours, torchs = (train(layer(inplace), width, device) for layer in (mish_cuda.Mish, nn.Mish))
-    # Results that round the other way differ by one part in 2^8 or 2^11 of an activation.
-    torch.testing.assert_close(ours, torchs, rtol=4 * torch.finfo(width).eps, atol=0)
-
-
-# --- Overrides: modes, subclasses of Tensor, objects that are no tensors ---
-
-CALLS: dict[str, Callable[[Tensor], Tensor]] = {
-    "mish": lambda x: mish_cuda.mish(x),
-    "mish inplace": lambda x: mish_cuda.mish(x, inplace=True),
-    "mish out": lambda x: mish_cuda.mish(x, out=x),
-    "out alone": lambda x: mish_cuda.mish(x.as_subclass(Tensor), out=torch.empty_like(x)),
-    "mish_": lambda x: mish_cuda.mish_(x),
-    "Mish": lambda x: mish_cuda.Mish()(x),
-    "MishCudaFunction": lambda x: mish_cuda.MishCudaFunction.apply(x),
-    "mish_forward": lambda x: mish_cuda.mish_forward(x),
+PLAIN = torch.zeros(3)
+MISH, MISH_ = mish_cuda.mish, mish_cuda.mish_
+NORMS = mish_cuda.batch_norm_mish, mish_cuda.group_norm_mish
+# A call, and how it arrives where it is overridden: function, arguments, keywords.
+CALLS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "mish": (lambda x: MISH(x), lambda x: (MISH, (x,), {"inplace": False, "out": None})),
+    "inplace": (lambda x: MISH(x, True), lambda x: (MISH, (x,), {"inplace": True, "out": None})),
+    "out": (lambda x: MISH(x, out=PLAIN), lambda x: (MISH, (x,), {"inplace": False, "out": PLAIN})),
+    "out alone": (lambda x: MISH(PLAIN, out=x), lambda x: (MISH, (PLAIN,), {"out": x})),
+    "mish_": (lambda x: MISH_(x), lambda x: (MISH_, (x,), {})),
+    "Mish": (lambda x: mish_cuda.Mish()(x), lambda x: MISH(x)),
+    "MishCudaFunction": (lambda x: mish_cuda.MishCudaFunction.apply(x), lambda x: MISH(x)),
+    "mish_forward": (lambda x: mish_cuda.mish_forward(x, PLAIN), lambda x: MISH(x, out=PLAIN)),
+    "batch_norm_mish": (
+        lambda x: NORMS[0](PLAIN, None, None, x, training=True, eps=1e-3),
+        lambda x: (NORMS[0], (PLAIN, None, None, x, None, True, 0.1, 1e-3), {}),
+    ),
+    "group_norm_mish": (
+        lambda x: NORMS[1](x, 3, bias=PLAIN),
+        lambda x: (NORMS[1], (x, 3, None, PLAIN, 1e-5), {}),
+    ),
 }
-EVERY_CALL = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 
-class ByTorch(TorchFunctionMode):
-    """Puts torch's own Mish in place of this library's."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (mish_cuda.mish, mish_cuda.mish_):
-            return F.mish(args[0])
-        return func(*args, **(kwargs or {}))
+def arrived(cls: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    return func, args, kwargs or {}
 
 
-@EVERY_CALL
-def test_function_mode(public: str, call: Callable[[Tensor], Tensor], device: str) -> None:
-    """Sees every call, and may replace it."""
-    x = torch.full((3,), -torch.inf, device=device)  # where the two differ
-    with ByTorch():
-        assert call(x.clone()).isnan().all()
-    assert call(x).eq(0).all()
-
-
-class Meters(Tensor):
-    """A subclass that keeps an attribute through every function."""
-
-    unit = ""
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = super().__torch_function__(func, types, args, kwargs or {})
-        if isinstance(result, Meters) and func in (mish_cuda.mish, mish_cuda.mish_):
-            result.unit = "m"
-        return result
-
-
-@EVERY_CALL
-def test_subclass(public: str, call: Callable[[Tensor], Tensor], device: str) -> None:
-    x = torch.randn(5, device=device)
-    expected = mish_cuda.mish(x)
-    result = call(x.clone().as_subclass(Meters))
-    assert isinstance(result, Meters)
-    assert result.unit == "m"
-    assert reference.same_bits(result.as_subclass(Tensor), expected)
-    with torch._C.DisableTorchFunctionSubclass():
-        assert type(mish_cuda.mish(x.as_subclass(Meters))) is Tensor
-
-
-def test_gradient_of_a_subclass(public: str, device: str) -> None:
-    x = torch.randn(5, device=device).as_subclass(Meters).requires_grad_()
-    mish_cuda.Mish()(x).sum().backward()
-    plain = x.detach().as_subclass(Tensor)
-    torch.testing.assert_close(x.grad.as_subclass(Tensor), reference.mish(plain, 1).float())
+class Mode(TorchFunctionMode):
+    __torch_function__ = arrived
 
 
 class Instead:
     """No tensor, but it says what to call in place of a function of torch's or this library's."""
 
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func, args, kwargs or {}
+    __torch_function__ = classmethod(arrived)
 
 
-def test_objects_that_are_no_tensors(public: str) -> None:
-    """The call arrives as it was made, and nothing is computed."""
-    x, out = Instead(), torch.empty(3)
-    mish: Any = mish_cuda.mish
-    mish_: Any = mish_cuda.mish_
-    assert mish(x) == (mish, (x,), {"inplace": False, "out": None})
-    assert mish(x, inplace=True) == (mish, (x,), {"inplace": True, "out": None})
-    assert mish(x, out=out)[2]["out"] is out
-    assert mish(out, out=x) == (mish, (out,), {"out": x})
-    assert mish_(x) == (mish_, (x,), {})
-    assert mish_cuda.Mish()(x) == mish(x)  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", CALLS)
+def test_overrides_get_the_call(public: str, name: str) -> None:
+    """As it was made, and nothing is computed; a mode also gets calls with tensors alone."""
+    call, expected = CALLS[name]
+    x = Instead()
+    assert call(x) == expected(x)
+    if name != "out alone":
+        with Mode():
+            assert call(PLAIN) == expected(PLAIN)
 
 
-def test_parameters_and_buffers(public: str, device: str) -> None:
-    """Subclasses of Tensor in name only."""
-    x = torch.randn(3, device=device)
-    for kind in (nn.Parameter, nn.Buffer):
-        result = mish_cuda.mish(kind(x))
-        assert type(result) is Tensor
-        assert torch.equal(result, mish_cuda.mish(x))
+def test_subclasses(public: str, device: str) -> None:
+    """Kept by results and gradients; parameters and buffers are subclasses in name only."""
+
+    class Meters(Tensor):
+        pass
+
+    values = torch.randn(5, device=device)
+    for x, kind in (
+        (values.as_subclass(Meters), Meters),
+        (nn.Parameter(values), Tensor),
+        (nn.Buffer(values), Tensor),
+    ):
+        y = mish_cuda.mish(x.requires_grad_())
+        assert type(y) is kind
+        assert reference.same_bits(y.as_subclass(Tensor), mish_cuda.mish(values))
+        y.sum().backward()
+        expected = reference.mish(values, 1).float()
+        torch.testing.assert_close(x.grad.as_subclass(Tensor), expected)
+    with torch._C.DisableTorchFunctionSubclass():
+        assert type(mish_cuda.mish(values.as_subclass(Meters))) is Tensor
 
 
 # --- What PyTorch's own test suite asks of F.mish ---
 
-EVERY_SAMPLE = pytest.mark.parametrize("layout", ["0-d", "transposed", "step 2", "several threads"])
 
-
-@EVERY_SAMPLE
-def test_lazy_copies_stay_lazy(impl: Implementation, device: str, layout: str) -> None:
-    """Forward and backward only read, so they do not trigger the copy of a lazy clone."""
-    x = layouts.make(layout, torch.float32, device, fill=layouts.normal)
+@pytest.mark.parametrize("layout", ["0-d", "transposed", "step 2", "several threads"])
+def test_compliance(impl: Implementation, device: str, layout: str) -> None:
+    """Operands wrapped in a subclass, in every combination: forward, backward, forward AD. And
+    forward and backward only read, so they do not trigger the copy of a lazy clone."""
+    x = layouts.make(layout, torch.float64, device, fill=layouts.normal)
     lazy, g = torch._lazy_clone(x), torch._lazy_clone(torch.ones_like(x))
     impl.mish(lazy.requires_grad_()).backward(g)
     assert torch._C._is_cow_tensor(lazy)
     assert torch._C._is_cow_tensor(g)
     copied = torch._lazy_clone(x)
     impl.mish_(copied)
-    assert not torch._C._is_cow_tensor(copied)
     assert not reference.same_bits(copied, x)
 
-
-@EVERY_SAMPLE
-def test_composite_compliance(impl: Implementation, device: str, layout: str) -> None:
-    """Operands wrapped in a subclass, in every combination: forward, backward, forward AD."""
     pytest.importorskip("expecttest", reason="no expecttest: pip install 'mish_cuda[test]'")
     from torch.testing._internal import composite_compliance as compliance
 
     equal = partial(torch.testing.assert_close, rtol=0, atol=0)
-    x = layouts.make(layout, torch.float64, device, fill=layouts.normal).requires_grad_()
-    arguments = (impl.mish, (x,), {})
+    arguments = (impl.mish, (x.requires_grad_(),), {})
     compliance.check_with_mode(*arguments, equal)
     compliance.check_all_permutations(*arguments, equal)
     compliance.check_backward_formula(*arguments, assert_equal_fn=equal)

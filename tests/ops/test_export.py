@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -22,18 +19,24 @@ import mish_cuda
 import reference
 from conftest import needs_extension
 from mish_cuda import Mish, MishCuda, eager
+from project import ROOT, run_python
 
 # torch 2.13 deprecates TorchScript with a warning at each call; models are still served by it, and
 # torch.onnx.export makes script functions.
 pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated")
 
 
-class Calls(nn.Module):
-    """Each of the functions once."""
+class Calling(nn.Module):
+    """A function as a layer."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        written = mish_cuda.mish(x, out=torch.empty_like(x))
-        return written + mish_cuda.mish(x) + mish_cuda.mish_(x.clone())
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.forward = function
+
+
+def each_function(x: Tensor) -> Tensor:
+    written = mish_cuda.mish(x, out=torch.empty_like(x))
+    return written + mish_cuda.mish(x) + mish_cuda.mish_(x.clone())
 
 
 def model() -> nn.Module:
@@ -69,7 +72,7 @@ def mishes(program: ExportedProgram) -> list[str]:
     ("make", "ops"),
     [
         (model, ["mish.default", "mish.default", "mish_.default"]),
-        (Calls, ["mish.out", "mish.default", "mish_.default"]),
+        (lambda: Calling(each_function), ["mish.out", "mish.default", "mish_.default"]),
     ],
 )
 def test_export(
@@ -92,25 +95,18 @@ def with_our_formula(program: ExportedProgram) -> ExportedProgram:
     return program.run_decompositions({torch.ops.aten.mish.default: eager.value})
 
 
-def test_our_formula_in_place_of_the_op_of_torch() -> None:
+def test_our_formula_in_place_of_the_op_of_torch(tmp_path: Path) -> None:
+    """Also compiled to a package, and loaded. From C++: see tests/cpp/libtorch/aoti.cpp."""
     program = with_our_formula(export(nn.Sequential(Mish(), Mish(inplace=True))))
     assert mishes(program) == []
-    special = torch.tensor([[-torch.inf, torch.inf, -90.0, 90.0], [-0.0, 0.0, 1.0, torch.nan]])
-    x = torch.cat([special, torch.randn(20, 4) * 10])
-    expected = eager.value(eager.value(x))
-    torch.testing.assert_close(program.module()(x), expected, rtol=0, atol=0, equal_nan=True)
-
-
-def test_aot_inductor(tmp_path: Path) -> None:
-    """Compiled to a package, and loaded. From C++: see tests/cpp/libtorch/aoti.cpp."""
-    program = export(model())
     file = str(tmp_path / "model.pt2")
-    torch._inductor.aoti_compile_and_package(with_our_formula(program), package_path=file)
+    torch._inductor.aoti_compile_and_package(program, package_path=file)
     run = torch._inductor.aoti_load_package(file)
-    with torch.no_grad():
-        for rows in (1, 3, 50):
-            x = 10 * torch.randn(rows, 4)
-            torch.testing.assert_close(run(x), program.module()(x))
+    special = torch.tensor([[-torch.inf, torch.inf, -90.0, 90.0], [-0.0, 0.0, 1.0, torch.nan]])
+    for x in (special, *(10 * torch.randn(rows, 4) for rows in (1, 3, 50))):
+        expected = eager.value(eager.value(x))
+        torch.testing.assert_close(program.module()(x), expected, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(run(x), expected, equal_nan=True)
 
 
 # --- ONNX ---
@@ -123,20 +119,18 @@ def onnx() -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # no news of absent torchvision
 
 
-def run_onnx(program: Any, x: Tensor) -> Tensor:
+def check_onnx(
+    program: Any, expected: Callable[[Tensor], Tensor], *inputs: Tensor, **tolerance: float
+) -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(
         program.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     (name,) = (argument.name for argument in session.get_inputs())
-    return torch.from_numpy(session.run(None, {name: x.numpy()})[0])
-
-
-def check_onnx(program: Any, module: nn.Module) -> None:
-    for rows in (1, 50):
-        x = 3 * torch.randn(rows, 4)
-        torch.testing.assert_close(run_onnx(program, x), module(x.clone()).detach())
+    for x in inputs or (3 * torch.randn(1, 4), 3 * torch.randn(50, 4)):
+        result = torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+        torch.testing.assert_close(result, expected(x.clone()).detach(), **tolerance)
 
 
 def nodes(program: Any) -> Counter[str]:
@@ -157,74 +151,41 @@ def to_onnx(module: nn.Module, x: Tensor, opset: int | None = None, dynamo: bool
     return program
 
 
-class Op(nn.Module):
-    """The library's op by its name."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mish_cuda.mish_(torch.ops.mish_cuda.mish(x))  # type: ignore[no-any-return]
+def by_name() -> nn.Module:
+    ops: Any = torch.ops.mish_cuda
+    return Calling(lambda x: ops.mish_(ops.mish(x)))
 
 
 @pytest.mark.parametrize("opset", [None, 18, 23])
-@pytest.mark.parametrize("make", [model, pytest.param(Op, marks=needs_extension)])
+@pytest.mark.parametrize("make", [model, pytest.param(by_name, marks=needs_extension)])
 def test_onnx_has_one_node_per_call(
     public: str, onnx: None, make: Callable[[], nn.Module], opset: int | None
 ) -> None:
     module = make()
     program = to_onnx(module, torch.randn(3, 4), opset)
-    assert nodes(program) == ({"Mish": 2} if make is Op else {"Gemm": 2, "Mish": 3})
+    assert nodes(program) == ({"Mish": 2} if make is by_name else {"Gemm": 2, "Mish": 3})
     check_onnx(program, module)
-
-
-# onnxruntime 1.32 has no kernel of Mish: it runs softplus, tanh and a product, in float32. Their
-# errors add up to 5e-7, measured, above -60; in float16 results are at most neighbours, 2^-10
-# apart. It gives NaN at -inf, as F.mish does; in float64 and bfloat16 it runs no Mish at all.
-@pytest.mark.parametrize(
-    ("dtype", "rtol"), [(torch.float32, 1e-6), (torch.float16, 2**-10)], ids=["float32", "float16"]
-)
-def test_onnxruntime_agrees(onnx: None, dtype: torch.dtype, rtol: float) -> None:
-    x = torch.cat([torch.linspace(-60, 100, 100_001), torch.tensor([torch.inf, torch.nan])])
-    x = x.to(dtype)
-    result = run_onnx(to_onnx(Mish(), x), x)
-    torch.testing.assert_close(result, mish_cuda.mish(x), rtol=rtol, atol=0, equal_nan=True)
 
 
 # --- The older exporter ---
 
 
-class Written(nn.Module):
+def reading(write: Callable[[Tensor], Any]) -> nn.Module:
     """Reads a tensor after it was overwritten."""
 
-    def __init__(self, mish_: Callable[[Tensor], Any]) -> None:
-        super().__init__()
-        self.mish_ = mish_
-
-    def forward(self, x: Tensor) -> Tensor:
+    def function(x: Tensor) -> Tensor:
         y = x + 1
-        self.mish_(y)
+        write(y)
         return 2 * y
 
-
-class Branching(nn.Module):
-    """A script with control flow."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.act, self.act_ = Mish(), MishCuda(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[0] > 1:
-            x = self.act(x)
-        for _ in range(2):
-            x = self.act_(x + 1)
-        return x
+    return Calling(function)
 
 
 OLDER: dict[str, Callable[[], nn.Module]] = {
     "layers": model,
-    "overwritten": lambda: Written(mish_cuda.mish_),
-    "overwritten by a keyword": lambda: Written(lambda y: mish_cuda.mish(y, inplace=True)),
-    "out": lambda: Written(lambda y: mish_cuda.mish(y, out=y)),
-    "script": lambda: torch.jit.script(Branching()),
+    "overwritten": lambda: reading(mish_cuda.mish_),
+    "out": lambda: reading(lambda y: mish_cuda.mish(y, out=y)),
+    "script": lambda: torch.jit.script(model()),
     "trace": lambda: torch.jit.trace(model(), torch.randn(3, 4)),
 }
 
@@ -236,7 +197,7 @@ def test_older_exporter(public: str, onnx: None, name: str, opset: int) -> None:
         pytest.skip("it exports no out=; scripts without the extension: below")
     module = OLDER[name]()
     program = to_onnx(module, torch.randn(3, 4), opset, dynamo=False)
-    if public == "compiled" and name != "script":  # its nodes are in blocks
+    if public == "compiled":
         assert {*nodes(program)} & {"Mish", "Softplus"} == {"Mish" if opset >= 18 else "Softplus"}
     check_onnx(program, module)
 
@@ -250,9 +211,8 @@ def test_older_exporter_in_other_types(onnx: None, dtype: torch.dtype, opset: in
     x = torch.linspace(-8, 8, 64).reshape(8, 8).to(dtype)
     program = to_onnx(nn.Sequential(Mish(), Mish(inplace=True)), x, opset, dynamo=False)
     if dtype == torch.float16:
-        expected = reference.mish(reference.mish(x.double()))
-        result = run_onnx(program, x).double()
-        torch.testing.assert_close(result, expected, rtol=2**-8, atol=2**-12)
+        digits = {"rtol": 2**-8, "atol": 2**-12}
+        check_onnx(program, lambda x: reference.mish(reference.mish(x)).half(), x, **digits)
     elif dtype == torch.float64:  # no node that runtimes lack
         assert {*nodes(program)} == {"Softplus", "Tanh", "Mul"}
     else:
@@ -270,12 +230,6 @@ def kinds(module: torch.jit.ScriptModule) -> list[str]:
     """The ops called Mish in a module, with layers inlined and what a flag rules out gone."""
     frozen = torch.jit.freeze(module.eval())
     return [node.kind() for node in frozen.graph.nodes() if "mish" in node.kind()]
-
-
-def run_python(program: str, **env: str) -> None:
-    command = [sys.executable, "-W", "ignore", "-c", program]
-    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("how", ["trace", "script"])
@@ -306,36 +260,16 @@ def test_functions_script() -> None:
     assert torch.equal(out, mish_cuda.mish(mish_cuda.mish(x)))
 
 
-@needs_extension
-def test_saved_models_need_the_library(tmp_path: Path) -> None:
-    net, x = model(), torch.randn(2, 4)
-    torch.save((x, net(x)), tmp_path / "expected.pt")
-    for how in ("trace", "script"):
-        torch.jit.save(convert(net, how), tmp_path / f"{how}.pt")
-    run_python(f"""
-import os, pytest, torch
-os.chdir({str(tmp_path)!r})
-x, expected = torch.load("expected.pt")
-for file in ("trace.pt", "script.pt"):
-    with pytest.raises(RuntimeError, match="Unknown builtin op: mish_cuda::mish"):
-        torch.jit.load(file)
-import mish_cuda
-for file in ("trace.pt", "script.pt"):
-    assert torch.equal(torch.jit.load(file)(x), expected)
-""")
-
-
 def test_scripted_without_the_extension_a_model_holds_the_op_of_torch(tmp_path: Path) -> None:
     """In a new process, since TorchScript caches compiled functions."""
     file = tmp_path / "model.pt"
-    run_python(
-        f"""
+    program = f"""
 import torch, mish_cuda
 model = torch.nn.Sequential(mish_cuda.Mish(), mish_cuda.MishCuda(True))
 torch.jit.save(torch.jit.script(model), {str(file)!r})
-""",
-        MISH_CUDA_EAGER="1",
-    )
+"""
+    done = run_python("-c", program, cwd=ROOT, env={"MISH_CUDA_EAGER": "1"})
+    assert done.returncode == 0, done.stderr
     module = torch.jit.load(file)
     assert kinds(module) == ["aten::mish", "aten::mish_"]
     x = torch.randn(7)

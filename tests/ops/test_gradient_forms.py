@@ -50,14 +50,6 @@ def test_backward_ops_promote(
         assert impl.apply(*(t.to("meta") for t in tensors)).dtype == common
 
 
-def test_gradients_of_promoted_operands(impl: Implementation, device: str) -> None:
-    """Each gradient has the dtype of its own operand."""
-    g, x = (t.requires_grad_() for t in operands((torch.float64, torch.float32), device))
-    by_g, by_x = grad(impl.mish_backward(g, x).sum(), [g, x])
-    torch.testing.assert_close(by_g, reference.mish(x, 1))
-    torch.testing.assert_close(by_x, (g * reference.mish(x, 2)).float())
-
-
 def test_tangents_of_another_dtype(impl: Implementation, device: str, dtype: torch.dtype) -> None:
     """As a caller may pass them."""
     for other in DTYPES:
@@ -145,18 +137,6 @@ def test_second_derivative_through_a_sparse_gradient(
         return dense(second)
 
     torch.testing.assert_close(derivative(impl.mish, True), derivative(F.mish, False))
-
-
-def test_double_backward_of_a_sparse_gradient_by_the_gradient(
-    impl: Implementation, device: str
-) -> None:
-    x = layouts.normal((4, 3), torch.float64, device).requires_grad_()
-    at_g = torch.eye(4, 3, dtype=torch.float64, device=device)
-    g = at_g.to_sparse().requires_grad_()
-    (first,) = grad(impl.mish(x), x, g, create_graph=True)
-    by_g, by_x = grad(first.to_dense().sum(), [g, x])
-    torch.testing.assert_close(dense(by_g) * at_g, at_g * reference.mish(x, 1))
-    torch.testing.assert_close(dense(by_x), at_g * reference.mish(x, 2))
 
 
 # --- Jagged ---

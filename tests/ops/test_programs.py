@@ -16,51 +16,25 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import grad
 from torch.autograd.graph import (
     allow_mutation_on_saved_tensors,
     get_gradient_edge,
-    register_multi_grad_hook,
-    save_on_cpu,
     saved_tensors_hooks,
 )
 from torch.func import jvp
-from torch.nn.utils.parametrize import register_parametrization
 from torch.testing._internal.two_tensor import TwoTensor
-from torch.utils.checkpoint import checkpoint
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 import layouts
-import mish_cuda
 from conftest import PUBLIC, TORCH, Implementation
+from mish_cuda._extension import C
 
 Program = Callable[[Implementation, Tensor], Any]
 
 
 # --- Programs that the compiler traces, too ---
-
-
-def in_a_loop(m: Implementation, x: Tensor) -> Tensor:
-    def body(count: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return count + 1, m.mish(y)
-
-    # torch 2.13 does not differentiate it with all back ends.
-    start = torch.zeros((), dtype=torch.int64, device=x.device), x.detach()
-    return torch.while_loop(lambda count, y: count < 3, body, start)[1]
-
-
-def networks_weight(m: Implementation, x: Tensor) -> Tensor:
-    """Mish as a parametrization, of a layer's weight."""
-
-    class Positive(nn.Module):
-        def forward(self, weight: Tensor) -> Tensor:
-            return m.mish(weight)
-
-    layer = nn.utils.skip_init(nn.Linear, 3, 5, bias=False, device=x.device, dtype=x.dtype)
-    nn.init.ones_(layer.weight)
-    register_parametrization(layer, "weight", Positive())
-    return torch.func.functional_call(layer, {"parametrizations.weight.original": x}, (x,))
 
 
 TRACED: dict[str, Program] = {
@@ -70,7 +44,6 @@ TRACED: dict[str, Program] = {
     "a branch": lambda m, x: torch.cond(
         x.sum() > 0, lambda x: m.mish(x), lambda x: m.mish(-x), [x]
     ),
-    "a loop": in_a_loop,
     "checkpoint": lambda m, x: checkpoint(lambda x: m.mish(2 * x), x, use_reentrant=False),
     "backward, called": lambda m, x: m.mish_backward(x.sin(), x),
     "out": lambda m, x: m.mish(x.detach(), out=torch.empty_like(x)),
@@ -86,14 +59,6 @@ def gradient_edge(m: Implementation, x: Tensor) -> list[Tensor]:
     (at_edge,) = grad((y * 3).sum(), edge, retain_graph=True)
     del y
     return [at_edge, *grad(edge, x, torch.ones_like(x))]
-
-
-def multi_grad_hook(m: Implementation, x: Tensor) -> list[Tensor]:
-    seen: list[Any] = []
-    y = m.mish(x)
-    with register_multi_grad_hook([x, y], seen.extend):
-        m.mish(y).sum().backward()
-    return seen
 
 
 def saved_tensor_overwritten(m: Implementation, x: Tensor) -> Tensor:
@@ -121,11 +86,6 @@ def write_to_negated(m: Implementation, x: Tensor) -> list[Tensor]:
     memory = torch.complex(x, -x).detach()
     m.mish_(memory.conj().imag)
     return [memory.imag, *jvp(lambda x: m.mish_(negated(x)), (x.detach(),), (x.cos().detach(),))]
-
-
-def offloaded(m: Implementation, x: Tensor) -> list[Tensor]:
-    with save_on_cpu(pin_memory=x.is_cuda):
-        return second_derivative(m, x)
 
 
 def saved_in_another_form(m: Implementation, x: Tensor) -> list[Tensor]:
@@ -161,11 +121,33 @@ def no_gradient_from_above(m: Implementation, x: Tensor) -> list[Tensor]:
     return [gradient for gradients in results for gradient in gradients]
 
 
-def flops(m: Implementation, x: Tensor) -> Tensor:
-    """Those of the products."""
-    with FlopCounterMode(display=False) as counter:
-        m.mish(x @ x.T).sum().backward()
-    return torch.tensor(counter.get_total_flops())
+def counted_writes(m: Implementation, x: Tensor) -> Tensor:
+    """As the versions by which saved tensors detect them."""
+    written = x.detach().clone()
+    view, versions = written[2:], [written._version]
+    for write in (m.mish_, lambda t: m.mish(x.detach(), out=t)):
+        write(written)
+        versions += [written._version, view._version]
+    m.mish(written)
+    return torch.tensor([*versions, written._version])
+
+
+def what_is_recorded(m: Implementation, x: Tensor) -> Tensor:
+    """Nothing without need; and writes to a leaf are allowed, as in an optimiser."""
+    results = [m.mish(x.detach())]
+    with torch.no_grad():
+        results += [m.mish(x), m.mish_(x), m.mish(x, out=torch.empty_like(x))]
+    with torch.inference_mode():
+        results += [m.mish_(m.mish(x.detach()))]
+    return torch.tensor([(y.requires_grad, y.is_leaf, y.is_inference()) for y in results])
+
+
+def save_mish() -> Any:
+    """Recomputes in backward all but Mish."""
+    ops: Any = [torch.ops.aten.mish.default]
+    if C is not None:
+        ops.append(torch.ops.mish_cuda.mish.default)
+    return create_selective_checkpoint_contexts(ops)
 
 
 def input_of_a_compiled_function(m: Implementation, x: Tensor) -> Tensor:
@@ -176,7 +158,7 @@ def input_of_a_compiled_function(m: Implementation, x: Tensor) -> Tensor:
 
 def backward_by_the_compiler(m: Implementation, x: Tensor) -> list[Any]:
     """Nodes and saved tensors are traced."""
-    y = m.mish(m.mish_(2 * x))
+    y = m.mish_backward(m.mish(m.mish_(2 * x)), x)
     with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager")):
         y.sum().backward()
     return [x.grad]
@@ -185,14 +167,13 @@ def backward_by_the_compiler(m: Implementation, x: Tensor) -> list[Any]:
 EAGER_ONLY: dict[str, Program] = {
     "input of a compiled function": input_of_a_compiled_function,
     "backward by the compiler": backward_by_the_compiler,
-    "flops": flops,
-    "vmap of columns": lambda m, x: torch.vmap(m.mish, 1)(x),
     "reentrant checkpoint": lambda m, x: checkpoint(
         lambda x: m.mish_(m.mish(2 * x) + 1), x, use_reentrant=True
     ),
-    "a parametrization": networks_weight,
+    "selective checkpoint": lambda m, x: checkpoint(
+        lambda x: m.mish(x) * m.mish(2 * x), x, use_reentrant=False, context_fn=save_mish
+    ),
     "gradient edge": gradient_edge,
-    "multi-grad hook": multi_grad_hook,
     "saved tensor overwritten": saved_tensor_overwritten,
     "second derivative": second_derivative,
     "second derivative, negated": lambda m, x: second_derivative(m, negated(x)),
@@ -200,10 +181,11 @@ EAGER_ONLY: dict[str, Program] = {
         m.mish_backward(negated(x), x) + m.mish_backward(x, negated(x))
     ),
     "write to a negated view": write_to_negated,
-    "offloaded": offloaded,
     "saved in another form": saved_in_another_form,
     "TwoTensor": around_two_tensors,
     "no gradient from above": no_gradient_from_above,
+    "counted writes": counted_writes,
+    "what is recorded": what_is_recorded,
 }
 
 
@@ -380,16 +362,3 @@ def test_random(public: str, device: str, steps: list[str]) -> None:
 @programs(50)
 def test_random_compiled(public: str, device: str, steps: list[str]) -> None:
     compare(steps, device, "compiled")
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*quantize")
-def test_dynamically_quantized_model(public: str) -> None:
-    """Linear layers in 8 bits, Mish between them in 32."""
-    x, first, second = torch.randn(7, 6), nn.Linear(6, 5), nn.Linear(5, 4)
-    outputs = []
-    for layer in (mish_cuda.Mish, nn.Mish):
-        model = nn.Sequential(first, layer(), second, layer(inplace=True))
-        quantized = torch.ao.quantization.quantize_dynamic(model.eval(), {nn.Linear})
-        assert "Dynamic" in repr(quantized[0])
-        outputs.append(quantized(x))
-    torch.testing.assert_close(*outputs)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -14,31 +12,13 @@ from torch import Tensor
 import layouts
 import reference
 from conftest import Implementation
-
-
-def test_several_python_threads(impl: Implementation, device: str) -> None:
-    """On inputs of their own, and on one that they share, whose gradients add up."""
-    shared = layouts.normal((50_001,), torch.float32, device).requires_grad_()
-    own = [layouts.normal((20_000 + 17 * seed,), torch.float32, device, seed) for seed in range(8)]
-    leaves = [x.requires_grad_() for x in own] + [shared] * 8
-
-    def backward(x: Tensor) -> Tensor:
-        y = impl.mish(x)
-        y.sum().backward()
-        return y.detach()
-
-    with ThreadPoolExecutor(8) as pool:
-        for x, y in zip(leaves, pool.map(backward, leaves), strict=True):
-            assert torch.equal(y, impl.mish(x))
-    for x in leaves:
-        times = 8 if x is shared else 1
-        torch.testing.assert_close(x.grad, times * reference.mish(x, 1).float())
-
+from project import ROOT, run_python
 
 FIRST_USE = """
 import sys, threading
 import torch
-inputs = [torch.randn(2000 + 17 * seed, dtype=torch.float64) for seed in range(8)]
+sizes = [*range(2000, 2007), 50_001]  # torch computes the last in threads of its own
+inputs = [torch.randn(size, dtype=torch.float64) for size in sizes]
 start, results, errors = threading.Barrier(8), {}, []
 threading.excepthook = lambda args: errors.append(args.exc_value)
 
@@ -95,8 +75,7 @@ assert all("second time" in error for error in errors), errors
 def test_program(impl: Implementation, program: str) -> None:
     """Threads that import the library at once and compute first, bit by bit as one thread does;
     and threads of which one frees the graph that others are about to use, who are told so."""
-    command = [sys.executable, "-c", program, impl.name]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_python("-c", program, impl.name, cwd=ROOT)
     assert done.returncode == 0, (done.returncode, done.stderr)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from functools import partial
 
-import mpmath
 import pytest
 import torch
 from torch import Tensor
@@ -31,26 +30,7 @@ def expected(dtype: torch.dtype, order: int) -> tuple[Tensor, Tensor]:
     return reference.expected(inputs(dtype), order)
 
 
-# --- The reference ---
-
-
-@ORDERS
-def test_reference_is_the_derivative_of_the_definition(order: int) -> None:
-    points = [-30, -18, reference.MINIMUM, -1, -1e-3, 0, 0.5, 1.5, 8, 19]
-    exact, _ = reference.exact(torch.tensor(points, dtype=torch.float64), order)
-    with mpmath.workdps(60):
-        derivatives = [float(mpmath.diff(reference.definition, point, order)) for point in points]
-    torch.testing.assert_close(exact.tolist(), derivatives, rtol=1e-15, atol=0)
-
-
-@ORDERS
-def test_references_agree(order: int) -> None:
-    x = reference.samples(torch.float64, 100)
-    fast, (exact, _) = reference.mish(x, order), reference.exact(x, order)
-    torch.testing.assert_close(fast, exact, rtol=1e-13, atol=1e-15, equal_nan=True)
-
-
-# --- f, f' and f''; limits of derivatives: test_autograd.py ---
+# --- f, f' and f''; limits, and mpmath's own derivatives: test_autograd.py ---
 
 
 @ORDERS
