@@ -18,6 +18,7 @@ import torch
 import torch.distributed
 
 from conftest import needs_extension
+from project import ROOT
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 
@@ -29,8 +30,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    # One thread each: the processes share the cores.
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # One thread each: the processes share the cores. mish_cuda may be built here, not installed.
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore", *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=180)
 
