@@ -22,6 +22,7 @@ import mish_cuda
 import reference
 from conftest import needs_extension
 from mish_cuda import Mish, MishCuda, eager
+from project import ROOT
 
 # torch 2.13 deprecates TorchScript with a warning at each call; models are still served by it, and
 # torch.onnx.export makes script functions.
@@ -274,7 +275,8 @@ def kinds(module: torch.jit.ScriptModule) -> list[str]:
 
 def run_python(program: str, **env: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", program]
-    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True)
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **env}  # built here, perhaps not installed
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
