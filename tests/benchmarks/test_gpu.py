@@ -108,7 +108,7 @@ def test_hangs():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     time.sleep(60)
 """)
-    (command,) = gpu.steps(tmp_path)["tests"]
+    command, _ = gpu.steps(tmp_path)["tests"]
     outcome = gpu.run_step([[*command[:-1], str(file)]], tmp_path / "a.log", limit=10)
     assert outcome == "stopped after 10 s, see a.log"
     assert re.search("test_wrong.*FAILED|FAILED.*test_wrong", (tmp_path / "a.log").read_text())
