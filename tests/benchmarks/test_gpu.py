@@ -14,7 +14,7 @@ import torch
 from rows import main, refusal
 
 from benchmarks import environment, gpu, smoke
-from benchmarks.variants import CHOSEN, variants
+from benchmarks.variants import CHOSEN, Kernel, other_bits, overall, variants
 from conftest import needs_extension
 
 
@@ -146,6 +146,26 @@ def test_all_that_a_gpu_can_run_is_tried(capability: tuple[int, int], threads: i
     assert ("32" in {v["pack_bytes"] for v in macros}) == (capability >= (10, 0))
     for name, flags in tried.items():
         assert flags == [f"-DMISH_{macro.upper()}" for macro in name.split()]
+
+
+def test_the_best_variant_and_those_that_do_not_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = [{CHOSEN: 1.0, "a": 0.5, "b": 0.9}, {CHOSEN: 2.0, "a": 2.2, "b": 1.8}]
+    assert overall(cases, cases[0]).startswith("best a, 0.742 of")
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("b: CUDA error 701")
+
+    monkeypatch.setattr("benchmarks.variants.operands_of", lambda *_: [torch.ones(3)] * 2)
+    kernels: dict[str, Kernel] = {
+        CHOSEN: lambda op, operands: None,
+        "a": lambda op, operands: operands[0].fill_(2),
+        "b": refuse,
+    }
+    assert other_bits(kernels, torch.float32, 0) == {"a"}
+    assert [*kernels] == [CHOSEN, "a"]
+    assert capsys.readouterr().out == "Dropped: b: CUDA error 701\n"
 
 
 def test_the_commit_where_there_is_no_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
