@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.arguments import FAILED, REFUSED, Refused
 from benchmarks.environment import COMMIT
+from csrc.cuda import nvcc
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 510  # seconds of a step
@@ -116,8 +117,8 @@ def steps(out: Path) -> dict[str, list[list[str]]]:
 def run_step(commands: Sequence[Sequence[str]], log: Path, limit: float = LIMIT) -> str:
     """Run the commands of a step into a log; "ok", or what went wrong first."""
     end = time.monotonic() + limit
-    homes = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
-    folders = [os.environ.get("PATH", ""), *(f"{home}/bin" for home in homes if home)]
+    toolkits, _ = nvcc.find(os.environ, [])
+    folders = [os.environ.get("PATH", ""), *(str(toolkit.root / "bin") for toolkit in toolkits)]
     # Code for GPUs that are not here would take minutes to compile.
     capabilities = map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))
     archs = ";".join(f"{major}.{minor}" for major, minor in sorted(set(capabilities)))
@@ -141,7 +142,7 @@ def run_step(commands: Sequence[Sequence[str]], log: Path, limit: float = LIMIT)
                     preexec_fn=hear_interrupts,
                 )
             except FileNotFoundError:
-                outcomes.append(f"not run: {command[0]} is not on PATH, nor in CUDA_HOME")
+                outcomes.append(f"not run: {command[0]} is not on PATH, nor beside an nvcc")
                 continue
             try:
                 status = process.wait(max(0, end - time.monotonic()))

@@ -62,7 +62,7 @@ def test_steps_go_on_and_leave_an_archive(
     assert [line.rpartition(" (")[0] for line in lines] == [
         "build: ok",
         "speed: FAILED, exit status 3: why, see speed.log",
-        "tests: not run: no-such-program is not on PATH, nor in CUDA_HOME",
+        "tests: not run: no-such-program is not on PATH, nor beside an nvcc",
         "accuracy: not run: see accuracy.log",
     ]
     assert "8.6;9.0" in (out / "build.log").read_text()
