@@ -9,7 +9,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
@@ -27,7 +27,8 @@ from csrc.cuda.nvcc import Toolkit
 DESCRIPTION = """\
 Builds the dense CUDA kernels with other tiles, widths of access and cache hints, and
 times each beside F.mish, torch.relu and a copy. Prints the fastest for each dtype,
-operation and size; csrc/cuda/tuning.h is where they are chosen. Needs nvcc and a GPU.
+operation and size, and the best for each operation over dtypes and sizes, small ones
+apart; csrc/cuda/tuning.h is where they are chosen. Needs nvcc and a GPU.
 Exit status 1: a variant gives other bits than the chosen ones.
 """
 
@@ -37,6 +38,7 @@ OPS = ("forward", "backward", "double backward")  # by the value of mish::Op
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 SIZES = (2**16, 173_056, 2**20, 2**24, 2**28)
 ODD_SIZE = 65_537  # for comparing bits: the last block has a part of a pack
+LARGE = 2**20  # elements: smaller tensors have small tiles on some GPUs
 REPEATS = 5
 CHOSEN = "chosen"
 
@@ -74,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
             kernels = dict(zip(tried, built, strict=True))
         print(f"{len(kernels)} variants on {gpu.name}", flush=True)
         wrong: set[str] = set()
+        found: dict[tuple[str, bool], list[dict[str, float]]] = {}
         with args.csv.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(("gpu", "dtype", "operation", "size", "kernel", "us"))
@@ -92,6 +95,9 @@ def run(args: argparse.Namespace) -> int:
                 writer.writerows((*case, name, f"{us:.3f}") for name, us in times.items())
                 file.flush()
                 print(summary(case[1:], times, kernels), flush=True)
+                found.setdefault((OPS[op], size >= LARGE), []).append(times)
+    for (operation, large), cases in found.items():
+        print(f"{operation}, {'large' if large else 'small'}: {overall(cases, kernels)}")
     for name in sorted(wrong):
         print(f"Other bits: {name}")
     print(f"Data: {args.csv}")
@@ -128,11 +134,16 @@ def operands_of(dtype: torch.dtype, op: int, size: int) -> list[Tensor]:
 
 
 def other_bits(kernels: dict[str, Kernel], dtype: torch.dtype, op: int) -> set[str]:
-    """The variants that differ from the first."""
+    """The variants that differ from the first. One that the GPU refuses to launch is dropped."""
     out, *inputs = operands_of(dtype, op, ODD_SIZE)
     results = {}
-    for name, kernel in kernels.items():
-        kernel(op, [out.zero_(), *inputs])
+    for name, kernel in list(kernels.items()):
+        try:
+            kernel(op, [out.zero_(), *inputs])
+        except RuntimeError as error:
+            print(f"Dropped: {error}")
+            del kernels[name]
+            continue
         results[name] = out.clone()
     first = next(iter(results.values()))
     return {name for name, result in results.items() if not torch.equal(result, first)}
@@ -182,3 +193,14 @@ def summary(case: Iterable[object], times: dict[str, float], kernels: dict[str, 
     told = [f"best {times[best]:.2f} us ({best})", f"chosen {times[CHOSEN]:.2f}"]
     told += [f"{name} {times[name]:.2f}" for name in others]
     return f"{' '.join(map(str, case))}: {', '.join(told)}"
+
+
+def overall(cases: Sequence[dict[str, float]], names: Iterable[str]) -> str:
+    """The variant that is fastest over these cases, by the geometric mean of its times over those
+    of the chosen one."""
+    means = {
+        name: statistics.geometric_mean(times[name] / times[CHOSEN] for times in cases)
+        for name in names
+    }
+    best = min(means, key=means.__getitem__)
+    return f"best {best}, {means[best]:.3f} of the chosen one's time"

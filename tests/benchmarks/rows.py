@@ -90,8 +90,15 @@ def read(path: Path) -> pd.DataFrame:
     return source.rows
 
 
+def require_scipy() -> None:
+    """Skips a test where the command `paper` cannot be run."""
+    pytest.importorskip("scipy", reason="no scipy: pip install 'mish_cuda[test]'")
+
+
 def main(*arguments: object) -> int:
     """The exit status of a command line, also where argparse ends it."""
+    if "paper" in arguments[:1]:
+        require_scipy()
     try:
         return cli.main([str(argument) for argument in arguments])
     except SystemExit as end:

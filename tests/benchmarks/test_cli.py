@@ -13,7 +13,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from rows import RESULTS, Patch, main, printed, refusal
+from rows import RESULTS, Patch, main, printed, refusal, require_scipy
 
 from benchmarks import gpu, smoke
 from benchmarks.arguments import INTERRUPTED
@@ -52,6 +52,8 @@ def test_a_wrong_option_is_refused_in_a_line_and_nothing_written(
 )
 def test_a_missing_package_is_named(command: str, package: str, tmp_path: Path) -> None:
     """Before anything is measured."""
+    if package == "sklearn":  # which is looked for after scipy
+        require_scipy()
     program = f"import sys; sys.modules[{package!r}] = None; from benchmarks.cli import main; "
     arguments = ["-c", f"{program} sys.exit(main())", *command.split()]
     done = run_python(*arguments, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
@@ -107,7 +109,7 @@ def test_steps_go_on_and_leave_an_archive(tmp_path: Path, monkeypatch: Patch) ->
     assert [x.rpartition(" (")[0] for x in (out / "summary.txt").read_text().splitlines()] == [
         "build: ok",
         "speed: FAILED, exit status 3: why, see speed.log",
-        "tests: not run: no-such-program is not on PATH, nor in CUDA_HOME",
+        "tests: not run: no-such-program is not on PATH, nor beside an nvcc",
         "accuracy: not run: see accuracy.log",
     ]
     assert "8.6;9.0" in (out / "build.log").read_text()

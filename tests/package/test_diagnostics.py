@@ -45,7 +45,7 @@ def test_every_state_is_reported_in_full(built: bool, tmp_path: Path) -> None:
         python_only(tmp_path)
         for name in ("numpy", "rich"):
             (tmp_path / f"{name}.py").write_text("raise ModuleNotFoundError")
-    env = {"HOME": str(tmp_path)}
+    env = {"HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}  # the CPU is to be the only device
     done = run_python("-m", "mish_cuda", "--json", cwd=tmp_path, env=env)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
     told = json.loads(done.stdout)

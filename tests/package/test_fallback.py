@@ -374,5 +374,5 @@ for name in before:
 
 
 def test_importing_changes_nothing_else(tmp_path: Path) -> None:
-    done = run_python("-c", STATE, cwd=tmp_path)
+    done = run_python("-c", STATE, cwd=tmp_path, env={"PYTHONPATH": str(PACKAGE.parent)})
     assert done.returncode == 0, done.stderr
