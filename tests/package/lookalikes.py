@@ -33,12 +33,7 @@ def timm_mish(x: Tensor, inplace: bool = False) -> Tensor:
     return x.mul(F.softplus(x).tanh())
 
 
-@functools.cache
-def scripted_textbook() -> Any:
-    return torch.jit.script(textbook)
-
-
-class Derived(torch.autograd.Function):
+class MishFunction(torch.autograd.Function):
     """The formula with a backward of its own."""
 
     @staticmethod
@@ -59,14 +54,15 @@ def layer(name: str, forward: Any, **attributes: Any) -> type[nn.Module]:
     return globals().setdefault(name, type(name, (nn.Module,), members))  # type: ignore[no-any-return]
 
 
-class Mish(nn.Module):
-    """As in timm: it takes ``inplace``, and forgets it."""
+class Functional(nn.Module):
+    """A model that holds a function."""
 
-    def __init__(self, inplace: bool = False) -> None:
+    def __init__(self, function: Any = F.mish) -> None:
         super().__init__()
+        self.function = function
 
-    def forward(self, x: Tensor) -> Tensor:
-        return textbook(x)
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
 
 
 class MadeOfLayersMish(nn.Sequential):
@@ -77,27 +73,21 @@ class MadeOfLayersMish(nn.Sequential):
         return x * super().forward(x)  # type: ignore[no-any-return]
 
 
-class FunctionalMish(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.function = F.mish
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
 class Activation(nn.Mish):
     """Derived from torch's, under a name that does not tell."""
+
+
+class FunctionalMish(Functional):
+    """A layer that holds a function."""
 
 
 MiSh = layer("MiSh", staticmethod(textbook))  # as in YOLO code
 InplaceMish = layer("InplaceMish", lambda self, x: F.mish(x, inplace=True))
 ForgetfulMish = layer("ForgetfulMish", lambda self, x: textbook(x), inplace=True)
 RECOGNISED = [
-    *(nn.Mish, Mish, MiSh, MadeOfLayersMish, FunctionalMish, Activation),
-    *(InplaceMish, ForgetfulMish),
-    layer("MishJit", lambda self, x: scripted_textbook()(x)),
-    layer("MemoryEfficientMish", lambda self, x: Derived.apply(x)),
+    *(nn.Mish, MiSh, MadeOfLayersMish, FunctionalMish, Activation, InplaceMish, ForgetfulMish),
+    layer("MishJit", lambda self, x: torch.jit.script(textbook)(x)),
+    layer("MemoryEfficientMish", lambda self, x: MishFunction.apply(x)),
     layer("ExponentialMish", lambda self, x: x * (1 - 2 / ((1 + x.exp()) ** 2 + 1))),
 ]
 
@@ -114,10 +104,6 @@ def mish_(x: Tensor, inplace: bool = True) -> Tensor:
 class CallableMish:
     def __call__(self, x: Tensor) -> Tensor:
         return textbook(x)
-
-
-class MishFunction(Derived):
-    pass
 
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
@@ -141,9 +127,8 @@ UNPICKLABLE = {"lambda of the formula", "lambda of F.mish", "op", "overload"}
 # Right without gradients and an error with them; and whether the input is overwritten.
 INFERENCE_ONLY: dict[Any, bool] = {
     layer("MultipliedMish", lambda self, x: x.mul_(F.softplus(x).tanh())): True,
-    layer("WrittenMish", lambda self, x: torch.mul(x, F.softplus(x).tanh(), out=x)): True,
     layer("OverwritesItsOwnMish", lambda self, x: torch.tanh_(F.softplus(x)).mul_(x)): False,
-    (lambda x: x.mul_(F.softplus(x).tanh())): True,
+    (lambda x: torch.mul(x, F.softplus(x).tanh(), out=x)): True,
 }
 
 HardMish = layer("HardMish", lambda self, x: x * (x + 2).clamp(0, 2) / 2)
@@ -156,22 +141,17 @@ def on_gpus(self: nn.Module, x: Tensor) -> Tensor:
     return textbook(x)
 
 
-class TrainableMish(nn.PReLU):
-    def forward(self, x: Tensor) -> Tensor:
-        return textbook(self.weight * x)
-
-
 class CalledMish(nn.Mish):
     def __call__(self, x: Tensor) -> Tensor:
         return 2 * super().__call__(x)  # type: ignore[no-any-return]
 
 
+class TrainableMish(nn.PReLU):
+    pass
+
+
 def scaled_mish(x: Tensor, scale: float = 1) -> Tensor:
     return scale * textbook(x)
-
-
-def make_mish() -> nn.Module:
-    return nn.Mish()
 
 
 # Layers and functions with what is told of each: why it is left alone, and what to do. None: there
@@ -197,7 +177,6 @@ LOOK_ALIKES: dict[Any, str | None] = {
     layer("OnlyOnGpuMish", on_gpus): r"fails when tried out \(RuntimeError: runs on\).*by hand",
     (lambda x: 2 * F.mish(x)): "has the value 40 at 20.*put mish_cuda.mish there",
     scaled_mish: "takes scale, which mish_cuda.mish does not.*by hand",
-    make_mish: "fails when tried out.*by hand",
     torch.compile(F.mish, backend="eager"): "compile mish_cuda.mish instead",
     **dict.fromkeys([F.relu, functools.partial(nn.Mish), torch.tanh, abs]),
 }
@@ -235,17 +214,6 @@ def wrapped() -> nn.Module:
     model: Any = layer("Wrapper", lambda self, x: self.act(x))()
     model.act = nn.Mish()
     return model  # type: ignore[no-any-return]
-
-
-class Functional(nn.Module):
-    """A model that holds a function."""
-
-    def __init__(self, function: Any = F.mish) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x)
 
 
 class InCode(nn.Module):

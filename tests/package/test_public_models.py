@@ -23,9 +23,10 @@ from lookalikes import (
     UNPICKLABLE,
     Branches,
     Calls,
+    ForgetfulMish,
     Functional,
     InCode,
-    Mish,
+    MiSh,
     assert_same_function,
     is_ours,
     kinds,
@@ -70,16 +71,27 @@ def mortal() -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
+class ConvMish(nn.Sequential):
+    """A block that is named after the Mish in it."""
+
+
+def nested() -> nn.Module:
+    model = wrapped()
+    for _ in range(60):
+        model = ConvMish(model)
+    return nn.Sequential(ConvMish(nn.Linear(4, 4), nn.Mish()), model)
+
+
 Model = tuple[Callable[[], nn.Module], tuple[int, ...], list[str]]
 
 # By name what makes them, the shape of their input, and what is replaced.
 BLOCKS: dict[str, Model] = {
     "branches": (Branches, (2, 4), NAMES),
-    "YOLO": (lambda: yolo(Mish), (2, 3, 8, 8), ["0.activation"]),
+    "YOLO": (lambda: yolo(MiSh), (2, 3, 8, 8), ["0.activation"]),
     "ours already": (lambda: yolo(mish_cuda.MishCuda), (2, 3, 8, 8), []),
     "Diffusion Policy": (diffusion_policy, (2, 3, 16), ["0.2", "1.0"]),
     "timm": (
-        lambda: nn.Sequential(nn.Linear(4, 4), Mish(inplace=True), Functional(timm_mish)),
+        lambda: nn.Sequential(nn.Linear(4, 4), ForgetfulMish(), Functional(timm_mish)),
         (2, 4),
         ["1", "2.function"],
     ),
@@ -87,6 +99,7 @@ BLOCKS: dict[str, Model] = {
 }
 MODELS: dict[str, Model] = {
     **BLOCKS,
+    "blocks": (nested, (2, 4), ["0.1", f"1.{'0.' * 60}act"]),
     "transformer": (lambda: transformer(nn.Mish()), (2, 3, 4), TRANSFORMER),
     "transformer with a function": (lambda: transformer(F.mish), (2, 3, 4), TRANSFORMER),
     **{make.__name__: (functools.partial(Branches, make), (5, 4), NAMES) for make in RECOGNISED},
@@ -120,6 +133,8 @@ def test_models(name: str, public: str) -> None:
     converted, torchs = kinds(model), copy.deepcopy(model)
     assert revert(torchs, to=nn.Mish).changed.keys() >= report.changed.keys()
     assert b"mish_cuda" not in pickle.dumps(torchs)
+    if name not in UNPICKLABLE:  # pickles name public paths, so that the library can be rearranged
+        assert b"cmish_cuda." not in pickle.dumps(model, protocol=0)
     copies = [copied(model) for copied in (COPIES[:1] if name in UNPICKLABLE else COPIES)]
     for one in (*copies, model):
         assert kinds(one) == converted
@@ -146,8 +161,6 @@ def test_what_cannot_be_differentiated_is_known_by_its_values(item: Any, inplace
     x = torch.randn(3, 4)
     with torch.no_grad():
         expected = model(x)
-    with pytest.raises(RuntimeError):
-        model(x).sum().backward()
     report = convert(model)
     assert (report.left_alone, report.retrain) == ({}, [])
     y = x.clone()
@@ -155,15 +168,6 @@ def test_what_cannot_be_differentiated_is_known_by_its_values(item: Any, inplace
     assert (not torch.equal(x, y)) is inplace
     torch.testing.assert_close(model(x), expected)
     model(x).sum().backward()
-
-
-TOOLS: dict[str, Callable[[nn.Module, Tensor], Any]] = {
-    "trace": lambda model, x: torch.jit.trace(model, x),
-    "fx": lambda model, x: torch.fx.symbolic_trace(model),
-    "export": lambda model, x: torch.export.export(model, (x,)).module(),
-    "compile": lambda model, x: torch.compile(model, backend="aot_eager", fullgraph=True),
-    "script": lambda model, x: torch.jit.script(model),
-}
 
 
 def onnx_session(model: nn.Module, x: Tensor, opset: int) -> Any:
@@ -177,7 +181,14 @@ def onnx_session(model: nn.Module, x: Tensor, opset: int) -> Any:
     return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
 
 
-TOOLS |= {f"ONNX {opset}": functools.partial(onnx_session, opset=opset) for opset in (12, 18)}
+TOOLS: dict[str, Callable[[nn.Module, Tensor], Any]] = {
+    "trace": lambda model, x: torch.jit.trace(model, x),
+    "fx": lambda model, x: torch.fx.symbolic_trace(model),
+    "export": lambda model, x: torch.export.export(model, (x,)).module(),
+    "compile": lambda model, x: torch.compile(model, backend="aot_eager", fullgraph=True),
+    "script": lambda model, x: torch.jit.script(model),
+    **{f"ONNX {opset}": functools.partial(onnx_session, opset=opset) for opset in (12, 18)},
+}
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -211,40 +222,6 @@ def test_what_has_been_compiled_before_is_compiled_anew(
     assert not is_ours(compiled)
 
 
-@pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
-    reason="this torch has no torch.distributed with gloo",
-)
-def test_wrapped_for_distributed_training() -> None:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-    from torch.nn.parallel import DataParallel, DistributedDataParallel
-
-    def sharded(model: Branches) -> nn.Module:
-        for module in (model.stem, model):
-            fully_shard(module, mesh=init_device_mesh("cpu", (1,)))
-        return model
-
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        for wrap in (DataParallel, DistributedDataParallel, sharded):
-            model, x = wrap(Branches()), torch.randn(2, 4)
-            expected = model(x)
-            assert len(convert(model).changed) == len(NAMES)
-            y = model(x)
-            torch.testing.assert_close(y, expected)
-            y.sum().backward()
-            assert all(p.grad is not None for p in model.parameters())
-            assert len(revert(model).changed) == len(NAMES)
-            torch.testing.assert_close(model(x), expected)
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-# --- Reverting ---
-
-
 class Doubled(mish_cuda.Mish):
     def forward(self, input: Tensor) -> Tensor:
         return 2 * super().forward(input)
@@ -257,7 +234,7 @@ class Renamed(mish_cuda.Mish):
 def test_revert_to_torch() -> None:
     old = mish_cuda.MishCuda()
     del vars(old)["inplace"]  # as layers of the old package are unpickled
-    layers = (mish_cuda.Mish(True), old, Mish(), nn.ReLU(), Functional(), Renamed(), Doubled())
+    layers = (mish_cuda.Mish(True), old, MiSh(), nn.ReLU(), Functional(), Renamed(), Doubled())
     model: Any = nn.Sequential(*layers).eval()
     convert(model, (nn.Mish, nn.ReLU))
     report = revert(model, to=nn.Mish)
