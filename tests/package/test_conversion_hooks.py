@@ -62,23 +62,6 @@ def test_hooks_stay(method: str, options: dict[str, bool]) -> None:
     assert len(calls) == 3
 
 
-def test_hooks_keep_their_order_and_may_change_values() -> None:
-    """One that is always called is so after an error, too."""
-    model: Any = nn.Sequential(nn.Mish())
-    calls: list[int] = []
-    model[0].register_forward_pre_hook(lambda _, args: (args[0] + 1,))
-    model[0].register_forward_hook(lambda _, args, y: y * 2)
-    model[0].register_forward_hook(lambda _, args, y: y + 1, prepend=True)
-    model[0].register_forward_hook(lambda *_: calls.append(1), always_call=True)
-    x = torch.randn(5)
-    expected = model(x)
-    convert(model)
-    torch.testing.assert_close(model(x), expected)
-    with pytest.raises(TypeError):
-        model("no tensor")
-    assert len(calls) == 3
-
-
 def double(module: nn.Module, args: Any, output: Tensor) -> Tensor:
     return 2 * output
 
