@@ -48,10 +48,12 @@ class MishFunction(torch.autograd.Function):
         return grad * (t + x * torch.sigmoid(x) * (1 - t**2))
 
 
-def layer(name: str, forward: Any, **attributes: Any) -> type[nn.Module]:
+def layer(
+    name: str, forward: Any = None, base: type = nn.Module, **members: Any
+) -> type[nn.Module]:
     """A class of this module, so that it can be pickled, with that method."""
-    members = {"__module__": __name__, "forward": forward, **attributes}
-    return globals().setdefault(name, type(name, (nn.Module,), members))  # type: ignore[no-any-return]
+    members |= {"__module__": __name__} | ({"forward": forward} if forward else {})
+    return globals().setdefault(name, type(name, (base,), members))  # type: ignore[no-any-return]
 
 
 class Functional(nn.Module):
@@ -73,14 +75,8 @@ class MadeOfLayersMish(nn.Sequential):
         return x * super().forward(x)  # type: ignore[no-any-return]
 
 
-class Activation(nn.Mish):
-    """Derived from torch's, under a name that does not tell."""
-
-
-class FunctionalMish(Functional):
-    """A layer that holds a function."""
-
-
+Activation = layer("Activation", base=nn.Mish)  # under a name that does not tell
+FunctionalMish = layer("FunctionalMish", base=Functional)
 MiSh = layer("MiSh", staticmethod(textbook))  # as in YOLO code
 InplaceMish = layer("InplaceMish", lambda self, x: F.mish(x, inplace=True))
 ForgetfulMish = layer("ForgetfulMish", lambda self, x: textbook(x), inplace=True)
@@ -131,6 +127,10 @@ INFERENCE_ONLY: dict[Any, bool] = {
     (lambda x: torch.mul(x, F.softplus(x).tanh(), out=x)): True,
 }
 
+CalledMish = layer(
+    "CalledMish", base=nn.Mish, __call__=lambda self, x: 2 * nn.Module.__call__(self, x)
+)
+TrainableMish = layer("TrainableMish", base=nn.PReLU)
 HardMish = layer("HardMish", lambda self, x: x * (x + 2).clamp(0, 2) / 2)
 FlippedMish = layer("FlippedMish", lambda self, x: textbook(x).flip(0))
 
@@ -139,15 +139,6 @@ def on_gpus(self: nn.Module, x: Tensor) -> Tensor:
     if not x.is_cuda:
         raise RuntimeError("runs on\nGPUs")
     return textbook(x)
-
-
-class CalledMish(nn.Mish):
-    def __call__(self, x: Tensor) -> Tensor:
-        return 2 * super().__call__(x)  # type: ignore[no-any-return]
-
-
-class TrainableMish(nn.PReLU):
-    pass
 
 
 def scaled_mish(x: Tensor, scale: float = 1) -> Tensor:

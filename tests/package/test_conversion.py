@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import lookalikes as like
@@ -78,7 +79,6 @@ def with_torchscript() -> nn.Sequential:
 
 CASES = {
     "shared": Case(shared, ["1", "3", "0.1", "2.1"]),
-    "one of shared": Case(shared, ["1"], arguments={"where": "1"}),
     "held by themselves": Case(held_by_themselves, ["1", "2"]),
     "millions of paths": Case(with_millions_of_paths, ["0." * 40 + "0"]),
     "plain lists": Case(Keras, [], IN_LISTS | INSIDE),
@@ -120,21 +120,25 @@ SELECTED: list[tuple[dict[str, Any], list[str]]] = [
     ({"from_": EVERY}, ["act", "derived", "stem.0", "stem.1", "named.act", "named.silu"]),
     ({"from_": EVERY, "where": "*[01u]"}, ["stem.0", "stem.1", "named.silu"]),
 ]
-for arguments, changed in SELECTED:
-    retrain = [name for name in changed if name not in MISH]
-    CASES[str(arguments)] = Case(activations, changed, {}, retrain, arguments)
+CASES |= {
+    str(chosen): Case(activations, names, {}, [n for n in names if n not in MISH], chosen)
+    for chosen, names in SELECTED
+}
 DERIVED = {"derived": "name test_conversion.DerivedReLU in from_"}
 CASES["ReLU"] = Case(activations, ["stem.0"], DERIVED, ["stem.0"], {"from_": nn.ReLU})
 
 # --- What is elementwise, by name ---
 
-for layer in (
+ELEMENTWISE = (
     *(nn.ReLU(), nn.LogSigmoid(), nn.RReLU(), nn.Threshold(0, 0), nn.Dropout(), nn.Identity()),
-    *(nn.ReLU(True), nn.RReLU(inplace=True), nn.Dropout().eval()),
-):
-    CASES[f"{layer} {layer.training}"] = Case(
-        lambda layer=layer: nn.Sequential(layer), ["0"], {}, ["0"], {"from_": type(layer)}
+    *(nn.ReLU(True), nn.RReLU(inplace=True), nn.Dropout().eval(), nn.RReLU().eval()),
+)
+CASES |= {
+    f"{layer}, {layer.training}": Case(
+        partial(nn.Sequential, layer), ["0"], {}, ["0"], {"from_": type(layer)}
     )
+    for layer in ELEMENTWISE
+}
 
 # --- What looks like Mish: it is tried out without its hooks ---
 
@@ -145,13 +149,15 @@ def beside_mish(item: Any, training: bool) -> nn.Module:
     return nn.Sequential(nn.Mish(), other).train(training)
 
 
-for number, (item, reason) in enumerate(like.LOOK_ALIKES.items()):
-    for training in (True, False):
-        CASES[f"{number} {getattr(item, '__name__', item)} {training}"] = Case(
-            lambda item=item, training=training: beside_mish(item, training),
-            ["0"],
-            {"1" if isinstance(item, type) else "1.function": reason} if reason else {},
-        )
+CASES |= {
+    f"{getattr(item, '__name__', item)}, {training}": Case(
+        partial(beside_mish, item, training),
+        ["0"],
+        {"1" if isinstance(item, type) else "1.function": reason} if reason else {},
+    )
+    for item, reason in like.LOOK_ALIKES.items()
+    for training in (True, False)
+}
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -203,12 +209,13 @@ def test_inplace_is_what_a_layer_does() -> None:
 
 
 def test_an_instance_that_models_share() -> None:
-    model, other = (nn.Sequential(act := nn.Mish()), nn.Sequential(act))
-    block = nn.Sequential(model, act)
-    convert(block, where="1")
-    assert model[0] is other[0] is act
-    convert(block)
-    assert block[1] is not model[0] is not other[0] is act
+    model: Any = shared()
+    act = model[1]
+    convert(model, where="1")
+    assert type(model[1]) is mish_cuda.Mish
+    assert model[0][1] is act
+    convert(nn.Sequential(act))
+    assert model[0][1] is act
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,6 @@ class EverythingTraced(fx.Tracer):
         return False
 
 
-class Own(mish_cuda.Mish):
-    """Of a class of its own, as one that derives from torch's, it is traced through."""
-
-
 @pytest.mark.parametrize("tracer", [fx.Tracer, EverythingTraced])
 def test_layers_are_traced_as_those_of_torch(tracer: type[fx.Tracer]) -> None:
     """Those of copies, too, and of layers whose pickles are old."""
@@ -46,7 +42,8 @@ def test_layers_are_traced_as_those_of_torch(tracer: type[fx.Tracer]) -> None:
     expected = [(node.op, node.name) for node in tracer().trace(Branches()).nodes]
     for model in models:
         assert [(node.op, node.name) for node in tracer().trace(model).nodes] == expected
-    assert mishes(fx.symbolic_trace(nn.Sequential(Own()))) == [mish_cuda.mish]
+    own = like.layer("Own", base=mish_cuda.Mish)()  # traced through, as those of torch's users
+    assert mishes(fx.symbolic_trace(nn.Sequential(own))) == [mish_cuda.mish]
 
 
 # --- Calls ---

@@ -19,17 +19,12 @@ from mish_cuda import convert, revert
 
 # The methods that register hooks, with their arguments.
 HOOKS: list[tuple[str, dict[str, bool]]] = [
-    ("register_forward_hook", {}),
-    ("register_forward_hook", {"with_kwargs": True}),
-    ("register_forward_hook", {"always_call": True}),
-    ("register_forward_pre_hook", {}),
+    *((f"register_{name}", {}) for name in ("forward_hook", "forward_pre_hook")),
+    *((f"register_full_{name}", {}) for name in ("backward_hook", "backward_pre_hook")),
+    *((f"register_{name}_post_hook", {}) for name in ("state_dict", "load_state_dict")),
+    *((f"register_{name}_pre_hook", {}) for name in ("state_dict", "load_state_dict")),
     ("register_forward_pre_hook", {"with_kwargs": True}),
-    ("register_full_backward_hook", {}),
-    ("register_full_backward_pre_hook", {}),
-    ("register_state_dict_post_hook", {}),
-    ("register_state_dict_pre_hook", {}),
-    ("register_load_state_dict_post_hook", {}),
-    ("register_load_state_dict_pre_hook", {}),
+    ("register_forward_hook", {"with_kwargs": True, "always_call": True}),
 ]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_fallback import facts, install, python_only
+from test_fallback import MODULE, WITHOUT, facts, install
 from torch import Tensor
 
 from mish_cuda import __main__ as command
@@ -38,9 +38,9 @@ def test_every_state_is_reported_in_full(built: bool, tmp_path: Path) -> None:
     """Also without other packages; folders of the user as ~; and as text it can be pasted."""
     build = {"mode": "cuda", "architectures": "9.0", "remedy": "a remedy"} if built else {}
     if built:
-        install(tmp_path, facts(reason=f"nvcc 13.0 in {tmp_path}/cuda", **build))
+        install(tmp_path, {MODULE: facts(reason=f"nvcc 13.0 in {tmp_path}/cuda", **build)})
     else:
-        python_only(tmp_path)
+        install(tmp_path, WITHOUT)
         for name in ("numpy", "rich"):
             (tmp_path / f"{name}.py").write_text("raise ModuleNotFoundError")
     env = {"HOME": str(tmp_path)}
@@ -82,7 +82,7 @@ def test_a_torch_that_cannot_be_imported_is_told_in_a_line(
     other = tmp_path / name
     other.parent.mkdir(exist_ok=True)
     other.write_text(text)
-    python_only(tmp_path)
+    install(tmp_path, WITHOUT)
     options, place = ([], other) if name.endswith(".py") else (["-S"], other.parent)
     for program in (["-m", "mish_cuda"], ["-c", "import mish_cuda"]):
         done = run_python(*options, *program, cwd=tmp_path, env={"PYTHONPATH": ""})
@@ -98,7 +98,7 @@ def test_a_torch_that_cannot_be_imported_is_told_in_a_line(
 @pytest.mark.parametrize("option", ["--help", "--json"])
 def test_output_that_nobody_takes(option: str, tmp_path: Path) -> None:
     """A full disk is told in a line; a reader that goes away ends it quietly."""
-    python_only(tmp_path)
+    install(tmp_path, WITHOUT)
     program, env = ["-m", "mish_cuda", option], {"PYTHONUNBUFFERED": ""}
     with open("/dev/full", "w") as full:
         done = run_python(*program, cwd=tmp_path, env=env, stdout=full)

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
@@ -78,28 +77,17 @@ def tell(packages: Path, **env: str) -> dict[str, Any]:
 # --- Every state that an installation may be in ---
 
 
-def install(folder: Path, module: bytes | None = None, name: str = f"_C{SUFFIX}") -> Path:
-    """A copy of the package with a compiled module of that content, or without one."""
+def install(folder: Path, files: dict[str, bytes | None]) -> Path:
+    """A copy of the package with these files, those of a build; None: links to nowhere."""
     unwanted = shutil.ignore_patterns("__pycache__", "_C*", "_without_kernels.py")
     shutil.copytree(PACKAGE, folder / "mish_cuda", ignore=unwanted)
-    if module is not None:
-        (folder / "mish_cuda" / name).write_bytes(module)
+    for name, content in files.items():
+        path = folder / "mish_cuda" / name
+        if content is None:
+            path.symlink_to(folder / "nowhere")
+        else:
+            path.write_bytes(content)
     return folder
-
-
-def python_only(folder: Path) -> Path:
-    """A copy of the package as MISH_CUDA_BUILD=none installs it."""
-    return install(folder, b"", "_without_kernels.py")
-
-
-def link_to_nowhere(folder: Path) -> Path:
-    (install(folder) / "mish_cuda" / f"_C{SUFFIX}").symlink_to(folder / "nowhere")
-    return folder
-
-
-def unbuilt(folder: Path) -> Path:
-    """A source folder in which nothing was built, with a space in its name."""
-    return copy_sources(folder / "a clone")
 
 
 def facts(**changed: str | None) -> bytes:
@@ -108,54 +96,45 @@ def facts(**changed: str | None) -> bytes:
     return f"mish_cuda facts: {json.dumps(told)}\0".encode()
 
 
+MODULE = f"_C{SUFFIX}"
 OTHER = ".cpython-399-nowhere.so"
 NIGHTLY = "2.99.0.dev20990101"
+WITHOUT: dict[str, bytes | None] = {"_without_kernels.py": b""}  # as MISH_CUDA_BUILD=none
 
-# What makes each state, and the reason that is told.
-Make = Callable[[Path], Path]
-STATES: dict[str, tuple[Make, str]] = {
-    "built without kernels": (python_only, "MISH_CUDA_BUILD=none"),
-    "switched off": (lambda folder: PACKAGE.parent, "MISH_CUDA_EAGER"),
+# The files of each state, and the reason that is told.
+STATES: dict[str, tuple[dict[str, bytes | None], str]] = {
+    "built without kernels": (WITHOUT, "MISH_CUDA_BUILD=none"),
     "of another torch": (
-        lambda folder: install(folder, facts(torch="2.5.1")),
+        {MODULE: facts(torch="2.5.1")},
         f"compiled for torch 2.5.1, but this is torch {torch.__version__}",
     ),
-    "of another nightly": (
-        lambda folder: install(folder, facts(torch=NIGHTLY)),
-        f"compiled for torch {NIGHTLY}, but this is torch",
-    ),
-    "of another Python": (lambda folder: install(folder, facts(), f"_C{OTHER}"), OTHER),
-    "renamed from another Python": (
-        lambda folder: install(folder, facts(python=OTHER)),
-        f"another Python, {OTHER}",
-    ),
-    "lost": (install, "there is no compiled extension for this Python"),
-    "damaged": (lambda folder: install(folder, facts()[:40]), "is damaged"),
-    "a link to nowhere": (link_to_nowhere, f"for this Python ({SUFFIX}) in "),
-    "no machine code": (lambda folder: install(folder, facts()), "it cannot be loaded"),
-    "unbuilt": (unbuilt, "in which nothing was built"),
+    "of another nightly": ({MODULE: facts(torch=NIGHTLY)}, f"compiled for torch {NIGHTLY}, but"),
+    "of another Python": ({f"_C{OTHER}": facts()}, OTHER),
+    "renamed from another Python": ({MODULE: facts(python=OTHER)}, f"another Python, {OTHER}"),
+    "lost": ({}, "there is no compiled extension for this Python"),
+    "damaged": ({MODULE: facts()[:40]}, "is damaged"),
+    "a link to nowhere": ({MODULE: None}, f"for this Python ({SUFFIX}) in "),
+    "no machine code": ({MODULE: facts()}, "it cannot be loaded"),
 }
-MEANT = ("built without kernels", "switched off")
-QUOTED = ("of another torch", "unbuilt")  # in the documentation
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_fallback(tmp_path: Path, state: str) -> None:
     """Everything works, and the reason is told once, unless somebody asked for it."""
-    make, reason = STATES[state]
-    result = tell(make(tmp_path), MISH_CUDA_EAGER="1" if state == "switched off" else "0")
+    files, reason = STATES[state]
+    result = tell(install(tmp_path, files))
     assert result["backend"] == "eager"
     assert "torch.onnx" not in result["imported"]
     assert reason in result["reason"]
-    assert (result["remedy"] is None) == (state in MEANT)
-    if state in MEANT:
+    assert (result["remedy"] is None) == (files is WITHOUT)
+    if files is WITHOUT:
         assert result["warnings"] == []
     else:
         ((category, message),) = result["warnings"]
         assert category == "RuntimeWarning"
         assert reason in message
         assert "pip install --no-build-isolation -" in message
-        assert state not in QUOTED or is_quoted(message)
+        assert state != "of another torch" or is_quoted(message)
 
 
 @needs_extension
@@ -165,7 +144,14 @@ def test_the_extension_is_used_unless_switched_off(value: str) -> None:
     told = tell(PACKAGE.parent, MISH_CUDA_EAGER=value)
     used = value != "true"
     assert (told["backend"], told["warnings"]) == ("cpu" if used else "eager", [])
+    assert told["remedy"] is None
+    assert used or told["reason"] == "MISH_CUDA_EAGER is set"
     assert ("torch.onnx" in told["imported"]) is used
+
+
+def unbuilt(folder: Path) -> Path:
+    """A source folder in which nothing was built, with a space in its name."""
+    return copy_sources(folder / "a clone")
 
 
 @needs_extension
@@ -183,7 +169,8 @@ sys.meta_path.append(Finder)
     folder = unbuilt(tmp_path)
     told = tell(folder, PYTHONPATH=f"{folder}{os.pathsep}{tmp_path}")
     assert told["backend"] == "eager"
-    assert len(told["warnings"]) == 1
+    ((_, message),) = told["warnings"]
+    assert is_quoted(message)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +188,9 @@ def test_commands_in_an_unbuilt_source_folder(tmp_path: Path, command: str, stat
 
 
 def test_in_an_archive_the_remedy_is_to_unpack_it(tmp_path: Path) -> None:
-    archive = shutil.make_archive(str(tmp_path / "packages"), "zip", install(tmp_path / "unpacked"))
+    archive = shutil.make_archive(
+        str(tmp_path / "packages"), "zip", install(tmp_path / "unpacked", {})
+    )
     script = "import mish_cuda; print(mish_cuda.mish(mish_cuda.functional.torch.ones(1)))"
     done = run_python("-c", script, cwd=tmp_path, env={"PYTHONPATH": archive})
     assert "0.8651" in done.stdout
@@ -232,7 +221,7 @@ def test_imported_again(another: bool, tmp_path: Path) -> None:
     """As by reloaders that drop it from sys.modules. A second copy cannot register the ops."""
     assert C is not None
     module = Path(str(C.__file__))
-    second = install(tmp_path, module.read_bytes()) if another else PACKAGE.parent
+    second = install(tmp_path, {MODULE: module.read_bytes()}) if another else PACKAGE.parent
     done = run_python("-c", IMPORTED_TWICE, str(second), cwd=PACKAGE.parent)
     assert done.returncode == 0, done.stderr
     if another:

@@ -181,24 +181,17 @@ def test_what_has_been_compiled_before_is_compiled_anew(
     assert not is_ours(compiled)
 
 
-class Doubled(mish_cuda.Mish):
-    def forward(self, input: Tensor) -> Tensor:
-        return 2 * super().forward(input)
-
-
-class Renamed(mish_cuda.Mish):
-    pass
-
-
 def test_revert_to_torch() -> None:
+    renamed = like.layer("Renamed", base=mish_cuda.Mish)()
+    doubled = like.layer("Doubled", lambda self, x: 2 * mish_cuda.mish(x), mish_cuda.Mish)()
     old = mish_cuda.MishCuda()
     del vars(old)["inplace"]  # as layers of the old package are unpickled
-    layers = (mish_cuda.Mish(True), old, MiSh(), nn.ReLU(), Functional(), Renamed(), Doubled())
+    layers = (mish_cuda.Mish(True), old, MiSh(), nn.ReLU(), Functional(), renamed, doubled)
     model: Any = nn.Sequential(*layers).eval()
     convert(model, (nn.Mish, nn.ReLU))
     report = revert(model, to=nn.Mish)
     assert list(report.changed) == ["0", "1", "2", "3", "5", "4.function"]
-    assert [type(model[i]) for i in (0, 1, 2, 3, 5, 6)] == [nn.Mish] * 5 + [Doubled]
+    assert [type(model[i]) for i in (0, 1, 2, 3, 5, 6)] == [nn.Mish] * 5 + [type(doubled)]
     assert [layer.inplace for layer in model[:4]] == [True, False, False, False]
     assert not any(layer.training for layer in model)
     assert "derives from mish_cuda.Mish, but has the value" in report.left_alone["6"]

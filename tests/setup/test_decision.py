@@ -12,14 +12,7 @@ from pathlib import Path
 import pytest
 
 import build_config
-from build_config import (
-    BuildError,
-    Decision,
-    Torch,
-    check_environment,
-    compiler_version,
-    requested_mode,
-)
+from build_config import BuildError, Decision, Torch
 from csrc.cuda import nvcc
 from csrc.cuda.nvcc import Toolkit
 from csrc.cuda.nvrtc import Nvrtc
@@ -154,40 +147,47 @@ FLAGS_THAT_FIT = {"MAX_JOBS": "8", "CXXFLAGS": "-ffast-math", "NVCC_APPEND_FLAGS
 @pytest.mark.parametrize(
     ("function", "env", "told"),
     [
-        *((requested_mode, {"FORCE_CUDA": yes}, "cuda") for yes in ("1", "TRUE", "yes", "On")),
-        *((requested_mode, {"FORCE_CUDA": no}, "auto") for no in ("", "0", "False", "no", "off")),
-        (requested_mode, {"MISH_CUDA_BUILD": ""}, "auto"),
-        (requested_mode, {"FORCE_CUDA": "-1"}, ".* FORCE_CUDA must be 1 or 0, but is '-1'"),
-        (requested_mode, {"FORCE_CUDA": "cuda"}, ".* FORCE_CUDA must be 1 or 0, but is 'cuda'"),
-        (requested_mode, {"MISH_CUDA_BUILD": "gpu"}, ".* one of auto, cuda, cpu, none, but is 'g"),
-        *((check_environment, {"MAX_JOBS": n}, ".* must be a number") for n in ("abc", "0", "-2")),
+        *(("requested_mode", {"FORCE_CUDA": yes}, "cuda") for yes in ("1", "TRUE", "yes", "On")),
+        *(("requested_mode", {"FORCE_CUDA": no}, "auto") for no in ("", "0", "False", "no", "off")),
+        ("requested_mode", {"MISH_CUDA_BUILD": ""}, "auto"),
+        ("requested_mode", {"FORCE_CUDA": "-1"}, ".* FORCE_CUDA must be 1 or 0, but is '-1'"),
+        ("requested_mode", {"FORCE_CUDA": "cuda"}, ".* FORCE_CUDA must be 1 or 0, but is 'cuda'"),
+        (
+            "requested_mode",
+            {"MISH_CUDA_BUILD": "gpu"},
+            ".* one of auto, cuda, cpu, none, but is 'g",
+        ),
         *(
-            (check_environment, {name: "-DTEXT='a"}, f".* {name} is .*: No closing quotation")
+            ("check_environment", {"MAX_JOBS": n}, ".* must be a number")
+            for n in ("abc", "0", "-2")
+        ),
+        *(
+            ("check_environment", {name: "-DTEXT='a"}, f".* {name} is .*: No closing quotation")
             for name in ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
         ),
-        (check_environment, {"CXXFLAGS": "-O2 -mdaz-ftz"}, ".* CXXFLAGS has -mdaz-ftz"),
-        (check_environment, {"LDFLAGS": "-mdaz-ftz"}, QUOTED),
-        (check_environment, {"LDFLAGS": "-mpc32"}, ".* LDFLAGS has -mpc32"),
-        (check_environment, {"CFLAGS": "-fsingle-precision-constant -g"}, ".* has -fsingle-prec"),
-        (check_environment, {"NVCC_APPEND_FLAGS": "-use_fast_math"}, ".* has -use_fast_math"),
-        (check_environment, {"NVCC_APPEND_FLAGS": "--ftz=true"}, ".* has --ftz=true"),
-        (check_environment, FLAGS_THAT_FIT, "None"),
-        (check_environment, {"MAX_JOBS": ""}, "None"),
-        (compiler_version, {"CXX": "my-g++ -m64"}, r"my-g\+\+ 15\.1$"),
-        (compiler_version, {"CXX": "ccache my-g++ -m64"}, r"my-g\+\+ 15\.1$"),
-        (compiler_version, {}, QUOTED),
-        (compiler_version, {"CXX": "fails -m64"}, ".* fails -m64 does not tell its version"),
-        (compiler_version, {"CXX": "silent"}, ".* silent does not tell its version"),
+        ("check_environment", {"CXXFLAGS": "-O2 -mdaz-ftz"}, ".* CXXFLAGS has -mdaz-ftz"),
+        ("check_environment", {"LDFLAGS": "-mdaz-ftz"}, QUOTED),
+        ("check_environment", {"LDFLAGS": "-mpc32"}, ".* LDFLAGS has -mpc32"),
+        ("check_environment", {"CFLAGS": "-fsingle-precision-constant -g"}, ".* has -fsingle-prec"),
+        ("check_environment", {"NVCC_APPEND_FLAGS": "-use_fast_math"}, ".* has -use_fast_math"),
+        ("check_environment", {"NVCC_APPEND_FLAGS": "--ftz=true"}, ".* has --ftz=true"),
+        ("check_environment", FLAGS_THAT_FIT, "None"),
+        ("check_environment", {"MAX_JOBS": ""}, "None"),
+        ("compiler_version", {"CXX": "my-g++ -m64"}, r"my-g\+\+ 15\.1$"),
+        ("compiler_version", {"CXX": "ccache my-g++ -m64"}, r"my-g\+\+ 15\.1$"),
+        ("compiler_version", {}, QUOTED),
+        ("compiler_version", {"CXX": "fails -m64"}, ".* fails -m64 does not tell its version"),
+        ("compiler_version", {"CXX": "silent"}, ".* silent does not tell its version"),
     ],
 )
 def test_variables_are_obeyed_or_refused_never_ignored(
-    function: Callable[[dict[str, str]], object], env: dict[str, str], told: str, tmp_path: Path
+    function: str, env: dict[str, str], told: str, tmp_path: Path
 ) -> None:
     script(tmp_path / "my-g++", 'echo "my-g++ 15.1"; echo "Copyright"')
     script(tmp_path / "fails", "exit 1")
     script(tmp_path / "silent", "echo")
     env = {"PATH": str(tmp_path), **env}
-    assert re.match(told, answer(lambda: function(env)))
+    assert re.match(told, answer(lambda: getattr(build_config, function)(env)))
     if told.startswith("my-g"):
         assert "-ccbin=my-g++" in build_config.nvcc_flags(env, "9.0")
 
@@ -235,8 +235,7 @@ def test_nvrtc_takes_the_place_of_a_missing_nvcc(
     packages = nvrtc_packages(tmp_path / "site-packages")
     decision = decide(CUDA_12, other, packages=packages)
     assert isinstance(decision.toolkit, Nvrtc)
-    assert (decision.mode, decision.toolkit.version) == ("cuda", "12.8")
-    assert decision.archs == "7.5;12.0+PTX"
+    assert (decision.mode, decision.archs) == ("cuda", "7.5;12.0+PTX")
     assert re.search(rf"{found}.*so NVRTC 12\.8 in {packages}", decision.reason)
     assert decide(CUDA_12, other, packages=packages, **ASKED) == decision
     refused = answer(lambda: decide(CUDA_12, None, packages=packages, TORCH_CUDA_ARCH_LIST="9.0"))
@@ -246,23 +245,22 @@ def test_nvrtc_takes_the_place_of_a_missing_nvcc(
 
 @needs_compiler
 @pytest.mark.parametrize(
-    ("lacks", "told"),
+    ("lacks", "torch", "version", "told"),
     [
-        ("triton", "headers are not among the packages of pip"),
-        ("nvidia/cuda_runtime", "headers are not among the packages of pip"),
-        ("version", "NVRTC 12.6 in .* is older than 12.8"),
-        ("contents", "NVRTC cannot be loaded"),
-        ("fit", "no nvcc was found; NVRTC 13"),
+        ("triton", CUDA_12, (12, 8), "headers are not among the packages of pip"),
+        ("nvidia/cuda_runtime", CUDA_12, (12, 8), "headers are not among the packages of pip"),
+        ("nothing", CUDA_12, (12, 6), "NVRTC 12.6 in .* is older than 12.8"),
+        ("nothing", CUDA_13, (12, 8), "no nvcc was found; NVRTC 13"),
+        ("contents", CUDA_12, (12, 8), "NVRTC cannot be loaded"),
     ],
 )
 def test_why_nvrtc_is_of_no_use_is_told(
-    lacks: str, told: str, tmp_path: Path, decide: Decide
+    lacks: str, torch: Torch, version: tuple[int, int], told: str, tmp_path: Path, decide: Decide
 ) -> None:
-    packages = nvrtc_packages(tmp_path, (12, 6) if lacks == "version" else (12, 8))
+    packages = nvrtc_packages(tmp_path, version)
     if lacks == "contents":
         (packages / "nvidia/cuda_nvrtc/lib/libnvrtc.so.12").write_bytes(b"")
     shutil.rmtree(packages / lacks, ignore_errors=True)
-    torch = CUDA_13 if lacks == "fit" else CUDA_12
     decision = decide(torch, None)
     assert decision.mode == "cpu"
     assert re.search(told, decision.reason)
