@@ -97,11 +97,6 @@ def mish_(x: Tensor, inplace: bool = True) -> Tensor:
     return F.mish(x, inplace=inplace)
 
 
-class CallableMish:
-    def __call__(self, x: Tensor) -> Tensor:
-        return textbook(x)
-
-
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "F.mish": F.mish,
     "own": mish,
@@ -115,7 +110,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "binding": torch._C._nn.mish,
     "binding in place": torch._C._nn.mish_,
     "autograd function": MishFunction.apply,
-    "callable": CallableMish(),
+    "callable": layer("CallableMish", base=object, __call__=staticmethod(textbook))(),
     "method of a layer": nn.Mish().forward,
 }
 UNPICKLABLE = {"lambda of the formula", "lambda of F.mish", "op", "overload"}

@@ -17,11 +17,10 @@ import torch.nn.functional as F
 from fused import X, converted, fuse_small_inputs  # noqa: F401  a fixture
 from lookalikes import MishFunction, torch_save
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import mish_cuda
-from conftest import needs_extension
+from conftest import Log, needs_extension
 from mish_cuda._norm_output import NormOutput
 
 pytestmark = needs_extension
@@ -38,11 +37,6 @@ class Doubled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         return grads[0] * 2
-
-
-class Watched(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **(kwargs or {}))
 
 
 def after(change: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
@@ -127,7 +121,7 @@ PROGRAMS: dict[str, Callable[[Tensor], Any]] = {
     "under no_grad": in_mode(torch.no_grad, F.mish),
     "under inference_mode": in_mode(torch.inference_mode, F.mish),
     "read in inference_mode": after(in_mode(torch.inference_mode, lambda y: y + 1)),
-    "dispatch mode": in_mode(Watched, lambda y: F.mish(y) + y),
+    "dispatch mode": in_mode(Log, lambda y: F.mish(y) + y),
     "override_torch": in_mode(mish_cuda.override_torch, F.mish),
     "device": in_mode(lambda: torch.device("cpu"), F.mish),
     "compile": lambda y: torch.compile(lambda t: F.mish(t) * 2, backend="aot_eager")(y),
