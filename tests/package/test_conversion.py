@@ -121,8 +121,8 @@ SELECTED: list[tuple[dict[str, Any], list[str]]] = [
     ({"from_": EVERY, "where": "*[01u]"}, ["stem.0", "stem.1", "named.silu"]),
 ]
 CASES |= {
-    str(chosen): Case(activations, names, {}, [n for n in names if n not in MISH], chosen)
-    for chosen, names in SELECTED
+    f"selected, {i}": Case(activations, names, {}, [n for n in names if n not in MISH], chosen)
+    for i, (chosen, names) in enumerate(SELECTED)
 }
 DERIVED = {"derived": "name test_conversion.DerivedReLU in from_"}
 CASES["ReLU"] = Case(activations, ["stem.0"], DERIVED, ["stem.0"], {"from_": nn.ReLU})
