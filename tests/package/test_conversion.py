@@ -43,7 +43,7 @@ def shared() -> nn.Module:
     return nn.Sequential(block, act, nn.Sequential(block, act), nn.Mish())
 
 
-def held_by_themselves() -> nn.Module:
+def held_by_themselves() -> nn.Sequential:
     model: Any = nn.Sequential(nn.Linear(4, 4), nn.Mish(), MiSh())
     model.me = model
     model[0].parent = nn.ModuleList([model])
@@ -292,6 +292,7 @@ WRONG: list[tuple[Callable[..., Any], type[Exception], str, dict[str, Any]]] = [
     (revert, ValueError, TO, {"to": nn.ReLU}),
     (convert, ValueError, ITSELF, {"model": like.MadeOfLayersMish()}),
     (convert, ValueError, ITSELF, {"model": like.Activation()}),
+    (convert, ValueError, ITSELF, {"model": held_by_themselves()[2]}),
     (convert, ValueError, ITSELF, {"model": nn.ReLU(), "from_": nn.ReLU}),
     (revert, ValueError, ITSELF, {"model": mish_cuda.Mish()}),
 ]
