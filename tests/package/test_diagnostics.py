@@ -237,6 +237,14 @@ def test_what_nvidia_smi_says(tmp_path: Path, monkeypatch: Patch) -> None:
 DTYPES = ["float32", "float64", "float16", "bfloat16"]
 
 
+def test_inputs_hold_every_kind_of_number(dtype: torch.dtype) -> None:
+    x = selfcheck.inputs(dtype)
+    assert x.isnan().any()
+    assert x.isinf().sum() >= 2
+    assert set(x[x == 0].signbit().tolist()) == {True, False}
+    assert ((x != 0) & (x.abs() < torch.finfo(dtype).smallest_normal)).any()
+
+
 def test_what_is_installed_passes() -> None:
     """With one thread; their number is then as it was."""
     threads = torch.get_num_threads()
