@@ -33,12 +33,7 @@ def timm_mish(x: Tensor, inplace: bool = False) -> Tensor:
     return x.mul(F.softplus(x).tanh())
 
 
-@functools.cache
-def scripted_textbook() -> Any:
-    return torch.jit.script(textbook)
-
-
-class Derived(torch.autograd.Function):
+class MishFunction(torch.autograd.Function):
     """The formula with a backward of its own."""
 
     @staticmethod
@@ -53,20 +48,23 @@ class Derived(torch.autograd.Function):
         return grad * (t + x * torch.sigmoid(x) * (1 - t**2))
 
 
-def layer(name: str, forward: Any, **attributes: Any) -> type[nn.Module]:
+def layer(
+    name: str, forward: Any = None, base: type = nn.Module, **members: Any
+) -> type[nn.Module]:
     """A class of this module, so that it can be pickled, with that method."""
-    members = {"__module__": __name__, "forward": forward, **attributes}
-    return globals().setdefault(name, type(name, (nn.Module,), members))  # type: ignore[no-any-return]
+    members |= {"__module__": __name__} | ({"forward": forward} if forward else {})
+    return globals().setdefault(name, type(name, (base,), members))  # type: ignore[no-any-return]
 
 
-class Mish(nn.Module):
-    """As in timm: it takes ``inplace``, and forgets it."""
+class Functional(nn.Module):
+    """A model that holds a function."""
 
-    def __init__(self, inplace: bool = False) -> None:
+    def __init__(self, function: Any = F.mish) -> None:
         super().__init__()
+        self.function = function
 
-    def forward(self, x: Tensor) -> Tensor:
-        return textbook(x)
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
 
 
 class MadeOfLayersMish(nn.Sequential):
@@ -77,27 +75,15 @@ class MadeOfLayersMish(nn.Sequential):
         return x * super().forward(x)  # type: ignore[no-any-return]
 
 
-class FunctionalMish(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.function = F.mish
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
-class Activation(nn.Mish):
-    """Derived from torch's, under a name that does not tell."""
-
-
+Activation = layer("Activation", base=nn.Mish)  # under a name that does not tell
+FunctionalMish = layer("FunctionalMish", base=Functional)
 MiSh = layer("MiSh", staticmethod(textbook))  # as in YOLO code
 InplaceMish = layer("InplaceMish", lambda self, x: F.mish(x, inplace=True))
 ForgetfulMish = layer("ForgetfulMish", lambda self, x: textbook(x), inplace=True)
 RECOGNISED = [
-    *(nn.Mish, Mish, MiSh, MadeOfLayersMish, FunctionalMish, Activation),
-    *(InplaceMish, ForgetfulMish),
-    layer("MishJit", lambda self, x: scripted_textbook()(x)),
-    layer("MemoryEfficientMish", lambda self, x: Derived.apply(x)),
+    *(nn.Mish, MiSh, MadeOfLayersMish, FunctionalMish, Activation, InplaceMish, ForgetfulMish),
+    layer("MishJit", lambda self, x: torch.jit.script(textbook)(x)),
+    layer("MemoryEfficientMish", lambda self, x: MishFunction.apply(x)),
     layer("ExponentialMish", lambda self, x: x * (1 - 2 / ((1 + x.exp()) ** 2 + 1))),
 ]
 
@@ -109,15 +95,6 @@ def mish(x: Tensor) -> Tensor:
 
 def mish_(x: Tensor, inplace: bool = True) -> Tensor:
     return F.mish(x, inplace=inplace)
-
-
-class CallableMish:
-    def __call__(self, x: Tensor) -> Tensor:
-        return textbook(x)
-
-
-class MishFunction(Derived):
-    pass
 
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
@@ -133,7 +110,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "binding": torch._C._nn.mish,
     "binding in place": torch._C._nn.mish_,
     "autograd function": MishFunction.apply,
-    "callable": CallableMish(),
+    "callable": layer("CallableMish", base=object, __call__=staticmethod(textbook))(),
     "method of a layer": nn.Mish().forward,
 }
 UNPICKLABLE = {"lambda of the formula", "lambda of F.mish", "op", "overload"}
@@ -141,11 +118,14 @@ UNPICKLABLE = {"lambda of the formula", "lambda of F.mish", "op", "overload"}
 # Right without gradients and an error with them; and whether the input is overwritten.
 INFERENCE_ONLY: dict[Any, bool] = {
     layer("MultipliedMish", lambda self, x: x.mul_(F.softplus(x).tanh())): True,
-    layer("WrittenMish", lambda self, x: torch.mul(x, F.softplus(x).tanh(), out=x)): True,
     layer("OverwritesItsOwnMish", lambda self, x: torch.tanh_(F.softplus(x)).mul_(x)): False,
-    (lambda x: x.mul_(F.softplus(x).tanh())): True,
+    (lambda x: torch.mul(x, F.softplus(x).tanh(), out=x)): True,
 }
 
+CalledMish = layer(
+    "CalledMish", base=nn.Mish, __call__=lambda self, x: 2 * nn.Module.__call__(self, x)
+)
+TrainableMish = layer("TrainableMish", base=nn.PReLU)
 HardMish = layer("HardMish", lambda self, x: x * (x + 2).clamp(0, 2) / 2)
 FlippedMish = layer("FlippedMish", lambda self, x: textbook(x).flip(0))
 
@@ -156,22 +136,8 @@ def on_gpus(self: nn.Module, x: Tensor) -> Tensor:
     return textbook(x)
 
 
-class TrainableMish(nn.PReLU):
-    def forward(self, x: Tensor) -> Tensor:
-        return textbook(self.weight * x)
-
-
-class CalledMish(nn.Mish):
-    def __call__(self, x: Tensor) -> Tensor:
-        return 2 * super().__call__(x)  # type: ignore[no-any-return]
-
-
 def scaled_mish(x: Tensor, scale: float = 1) -> Tensor:
     return scale * textbook(x)
-
-
-def make_mish() -> nn.Module:
-    return nn.Mish()
 
 
 # Layers and functions with what is told of each: why it is left alone, and what to do. None: there
@@ -197,7 +163,6 @@ LOOK_ALIKES: dict[Any, str | None] = {
     layer("OnlyOnGpuMish", on_gpus): r"fails when tried out \(RuntimeError: runs on\).*by hand",
     (lambda x: 2 * F.mish(x)): "has the value 40 at 20.*put mish_cuda.mish there",
     scaled_mish: "takes scale, which mish_cuda.mish does not.*by hand",
-    make_mish: "fails when tried out.*by hand",
     torch.compile(F.mish, backend="eager"): "compile mish_cuda.mish instead",
     **dict.fromkeys([F.relu, functools.partial(nn.Mish), torch.tanh, abs]),
 }
@@ -235,17 +200,6 @@ def wrapped() -> nn.Module:
     model: Any = layer("Wrapper", lambda self, x: self.act(x))()
     model.act = nn.Mish()
     return model  # type: ignore[no-any-return]
-
-
-class Functional(nn.Module):
-    """A model that holds a function."""
-
-    def __init__(self, function: Any = F.mish) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x)
 
 
 class InCode(nn.Module):

@@ -7,21 +7,11 @@ import io
 import pickle
 from typing import Any
 
+import lookalikes as like
 import pytest
 import torch
 import torch.nn.functional as F
-from lookalikes import (
-    COPIES,
-    Branches,
-    Calls,
-    Functional,
-    InCode,
-    MiSh,
-    assert_same_function,
-    is_ours,
-    results,
-    traced,
-)
+from lookalikes import Branches, Calls, Functional, InCode, is_ours, scaled_mish, timm_mish
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -29,15 +19,9 @@ import mish_cuda
 from conftest import needs_extension
 from mish_cuda import convert, revert
 
-Node = tuple[str, str, Any]
-
-
-def nodes(model: Any) -> list[Node]:
-    return [(node.op, node.name, node.target) for node in model.graph.nodes]
-
 
 def mishes(model: Any) -> list[Any]:
-    return [target for _, _, target in nodes(model) if "mish" in str(target)]
+    return [node.target for node in model.graph.nodes if "mish" in str(node.target)]
 
 
 # --- Layers are leaves ---
@@ -48,51 +32,33 @@ class EverythingTraced(fx.Tracer):
         return False
 
 
-class Own(mish_cuda.Mish):
-    """Of a class of its own, as one that derives from torch's, it is traced through."""
-
-
-@pytest.mark.parametrize("layer", [mish_cuda.Mish, mish_cuda.MishCuda])
 @pytest.mark.parametrize("tracer", [fx.Tracer, EverythingTraced])
-def test_layers_are_traced_as_those_of_torch(
-    layer: type[nn.Module], tracer: type[fx.Tracer]
-) -> None:
-    ours, torchs = (tracer().trace(Branches(make)) for make in (layer, nn.Mish))
-    assert [(n.op, n.name) for n in ours.nodes] == [(n.op, n.name) for n in torchs.nodes]
-    assert mishes(fx.symbolic_trace(nn.Sequential(Own()))) == [mish_cuda.mish]
-
-
-def test_copies_are_leaves_too() -> None:
-    """Of converted models, and of layers whose pickles are old."""
-    model = Branches()
-    expected = [(op, name) for op, name, _ in nodes(fx.symbolic_trace(model))]
-    convert(model)
-    del vars(model.act)["__module__"]
-    for copied in COPIES:
-        assert [node[:2] for node in nodes(fx.symbolic_trace(copied(model)))] == expected
+def test_layers_are_traced_as_those_of_torch(tracer: type[fx.Tracer]) -> None:
+    """Those of copies, too, and of layers whose pickles are old."""
+    models = [Branches(mish_cuda.Mish), Branches(mish_cuda.MishCuda)]
+    convert(converted := Branches())
+    del vars(converted.act)["__module__"]
+    models += [copied(converted) for copied in like.COPIES]
+    expected = [(node.op, node.name) for node in tracer().trace(Branches()).nodes]
+    for model in models:
+        assert [(node.op, node.name) for node in tracer().trace(model).nodes] == expected
+    own = like.layer("Own", base=mish_cuda.Mish)()  # traced through, as those of torch's users
+    assert mishes(fx.symbolic_trace(nn.Sequential(own))) == [mish_cuda.mish]
 
 
 # --- Calls ---
 
 
-def test_calls_by_name() -> None:
-    model = nn.Sequential(fx.symbolic_trace(Calls()), nn.Mish())
-    assert list(convert(model, where="0.graph.mish_?").changed) == [
-        *("0.graph.mish_1", "0.graph.mish_2", "0.graph.mish_3", "0.graph.mish_4"),
-    ]
-    named = {"0.graph.mish": F.mish}
-    assert convert(model, where=lambda name, f: named.get(name) is f).changed.keys() == {*named}
-
-
 def test_a_trace_of_a_converted_model() -> None:
     model = Calls()
-    before = results(model)
+    before = like.results(model)
+    assert "graph.mish_2" in convert(fx.symbolic_trace(model), where="graph.mish_?").changed
     convert(model)
-    graph = traced(model)
+    graph = like.traced(model)
     assert mishes(graph).count(mish_cuda.converted_mish) == 1  # that of the attribute
     revert(graph)
-    assert mishes(graph) == mishes(traced(Calls()))
-    assert_same_function(before, graph)
+    assert mishes(graph) == mishes(like.traced(Calls()))
+    like.assert_same_function(before, graph)
 
 
 class Ours(nn.Module):
@@ -102,51 +68,41 @@ class Ours(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = mish_cuda.mish(self.act(x))
-        x = mish_cuda.mish(x + 1, True)
-        x = mish_cuda.mish_(x * 2)
-        x = mish_cuda.mish_forward(x)
-        return mish_cuda.MishCudaFunction.apply(x)
+        x = mish_cuda.mish_(mish_cuda.mish(x + 1, True) * 2)
+        return mish_cuda.MishCudaFunction.apply(mish_cuda.mish_forward(x))
 
 
 def test_revert_to_torch_leaves_nothing_of_ours() -> None:
-    for copied in COPIES:
-        graph = copied(traced(Ours()))
-        before = results(graph)
-        assert mishes(graph) == [mish_cuda.mish] * 2 + [mish_cuda.mish_] + [mish_cuda.mish] * 2
-        assert "mish_cuda.functional" not in str(graph.graph)
-        assert revert(graph) == mish_cuda.Conversion()
-        assert len(revert(graph, to=nn.Mish).changed) == 6
-        assert mishes(graph) == [F.mish] * 5
-        assert b"mish_cuda" not in pickle.dumps(graph)
-        assert_same_function(before, graph)
+    graph = like.traced(Ours())
+    before = like.results(graph)
+    assert mishes(graph) == [mish_cuda.mish] * 2 + [mish_cuda.mish_] + [mish_cuda.mish] * 2
+    assert "mish_cuda.functional" not in str(graph.graph)
+    assert revert(graph) == mish_cuda.Conversion()
+    assert len(revert(graph, to=nn.Mish).changed) == 6
+    assert mishes(graph) == [F.mish] * 5
+    assert b"mish_cuda" not in pickle.dumps(graph)
+    like.assert_same_function(before, graph)
 
 
-@fx.wrap
-def own_mish(x: Tensor, inplace: bool = False) -> Tensor:
-    """It takes ``inplace``, and forgets it."""
-    return x * torch.tanh(F.softplus(x))
-
-
-@fx.wrap
-def scaled_mish(x: Tensor, scale: float = 1) -> Tensor:
-    return scale * own_mish(x)
+fx.wrap("timm_mish")  # tracing keeps them whole
+fx.wrap("scaled_mish")
 
 
 class Wrapped(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        y = own_mish(x, inplace=True) + own_mish(x) + scaled_mish(x)
-        return y + scaled_mish(x, 2) + own_mish(x=x)
+        y = timm_mish(x, inplace=True) + timm_mish(x) + scaled_mish(x)
+        return y + scaled_mish(x, 2) + timm_mish(x=x)
 
 
 def test_functions_that_tracing_keeps_whole() -> None:
     """In a graph it is known what is passed to them."""
-    graph = traced(Wrapped())
-    before = results(graph)
+    graph = like.traced(Wrapped())
+    before = like.results(graph)
     report = convert(graph)
-    assert list(report.changed) == ["graph.own_mish", "graph.own_mish_1", "graph.scaled_mish"]
+    assert list(report.changed) == ["graph.timm_mish", "graph.timm_mish_1", "graph.scaled_mish"]
     assert "takes scale, which" in report.left_alone["graph.scaled_mish_1"]
-    assert "takes x, which" in report.left_alone["graph.own_mish_2"]
-    assert_same_function(before, graph)
+    assert "takes x, which" in report.left_alone["graph.timm_mish_2"]
+    like.assert_same_function(before, graph)
     revert(graph)
     assert mishes(graph).count(scaled_mish) == 2
 
@@ -157,14 +113,9 @@ class Out(nn.Module):
 
 
 def test_what_torch_has_not_is_told() -> None:
-    for model in (traced(Out()), Functional(mish_cuda.mish_forward)):
+    for model in (like.traced(Out()), Functional(mish_cuda.mish_forward)):
         ((_, reason),) = revert(model, to=nn.Mish).left_alone.items()
         assert "takes out=, which torch.nn.functional.mish does not" in reason
-
-
-def test_a_layer_taken_apart_is_told() -> None:
-    report = convert(fx.symbolic_trace(nn.Sequential(MiSh())))
-    assert "convert before torch.fx expands layers" in report.hint
 
 
 # --- Graphs of ops ---
@@ -183,8 +134,8 @@ def test_graphs_of_ops_stay_such() -> None:
     assert "aten.mish.default" in before  # the backward has an op of its own in newer torch
     after = {str(target) for target in mishes(graph)}
     assert after == {name.replace("aten", "mish_cuda") for name in before}
-    torch.testing.assert_close(graph(x), expected, rtol=1e-12, atol=1e-12)
     other = pickle.loads(pickle.dumps(graph))
+    torch.testing.assert_close(graph(x), expected, rtol=1e-12, atol=1e-12)
     revert(graph)
     assert graph.code == code
     assert len(revert(other, to=nn.Mish).changed) == len(report.changed)
@@ -195,13 +146,11 @@ def test_graphs_of_ops_stay_such() -> None:
 @needs_extension
 @pytest.mark.parametrize("inplace", [False, True])
 def test_exported_programs(inplace: bool) -> None:
+    """Converted, saved and loaded, and put back."""
     model = nn.Sequential(nn.Linear(4, 4), nn.Mish(inplace))
     x = torch.randn(2, 4)
     program = torch.export.export(model, (x,))
-    module: Any = program.module()
-    assert len(convert(module).changed) == 1
-    torch.testing.assert_close(module(x), model(x))
-    convert(program.graph_module)
+    assert len(convert(program.graph_module).changed) == 1
     file = io.BytesIO()
     torch.export.save(program, file)
     file.seek(0)
@@ -210,7 +159,7 @@ def test_exported_programs(inplace: bool) -> None:
     assert [str(target) for target in mishes(loaded)] == [op]
     torch.testing.assert_close(loaded.module()(x), model(x))
     revert(loaded.graph_module, to=nn.Mish)
-    assert [str(t) for t in mishes(loaded)] == [op.replace("mish_cuda", "aten")]
+    assert [str(target) for target in mishes(loaded)] == [op.replace("mish_cuda", "aten")]
     torch.testing.assert_close(loaded.module()(x), model(x))
 
 

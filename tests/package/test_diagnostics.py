@@ -15,13 +15,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_fallback import facts, install, python_only
+from test_fallback import MODULE, WITHOUT, facts, install
 from torch import Tensor
 
-import reference
 from mish_cuda import __main__ as command
 from mish_cuda import diagnostics, functional, selfcheck
-from mish_cuda._bounds import allowed
 from project import run_python
 
 PARTS = [
@@ -40,9 +38,9 @@ def test_every_state_is_reported_in_full(built: bool, tmp_path: Path) -> None:
     """Also without other packages; folders of the user as ~; and as text it can be pasted."""
     build = {"mode": "cuda", "architectures": "9.0", "remedy": "a remedy"} if built else {}
     if built:
-        install(tmp_path, facts(reason=f"nvcc 13.0 in {tmp_path}/cuda", **build))
+        install(tmp_path, {MODULE: facts(reason=f"nvcc 13.0 in {tmp_path}/cuda", **build)})
     else:
-        python_only(tmp_path)
+        install(tmp_path, WITHOUT)
         for name in ("numpy", "rich"):
             (tmp_path / f"{name}.py").write_text("raise ModuleNotFoundError")
     env = {"HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}  # the CPU is to be the only device
@@ -71,54 +69,45 @@ def test_every_state_is_reported_in_full(built: bool, tmp_path: Path) -> None:
 IN_PLACE_OF_TORCH = [
     ("torch.py", "raise ModuleNotFoundError(\"No module named 'torch'\")", "No module named"),
     ("torch.py", "raise OSError('libcudart.so.13: cannot open shared object')", "OSError: libcuda"),
-    ("torch.py", "x = 1", "'torch' is not a package"),
-    ("torch.py", "import torch; torch.ones(3)", "AttributeError: "),
     ("torch.py", "from mish_cuda import Mish", "ImportError: cannot import name 'Mish'"),
-    ("torch.py", "x = (", "SyntaxError: "),
     ("torch/__init__.py", "", "No module named 'torch.nn'"),
-    ("torch", None, "No module named 'torch.nn'"),
+    ("torch/__init__", "a folder, in the way only where torch is not installed", "'torch.nn'"),
 ]
 
 
 @pytest.mark.parametrize(("name", "text", "told"), IN_PLACE_OF_TORCH)
 def test_a_torch_that_cannot_be_imported_is_told_in_a_line(
-    name: str, text: str | None, told: str, tmp_path: Path
+    name: str, text: str, told: str, tmp_path: Path
 ) -> None:
-    """A folder without an __init__.py is in the way only where torch itself is not installed."""
     other = tmp_path / name
-    (other if text is None else other.parent).mkdir(exist_ok=True)
-    if text is not None:
-        other.write_text(text)
-    python_only(tmp_path)
-    options = ["-S"] if text is None else []
+    other.parent.mkdir(exist_ok=True)
+    other.write_text(text)
+    install(tmp_path, WITHOUT)
+    options, place = ([], other) if name.endswith(".py") else (["-S"], other.parent)
     for program in (["-m", "mish_cuda"], ["-c", "import mish_cuda"]):
         done = run_python(*options, *program, cwd=tmp_path, env={"PYTHONPATH": ""})
         assert done.returncode == 1
         *before, last = done.stderr.splitlines()
-        assert f"{sys.executable} cannot import from {other}: " in last
+        assert f"{sys.executable} cannot import from {place}: " in last
         assert told in last
         assert "Install or repair it" in last
         assert before == [] or program[0] == "-c"
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's full device")
-@pytest.mark.parametrize("option", ["--help", "--json", ""])
-def test_a_full_disk_is_told_in_a_line(option: str, tmp_path: Path) -> None:
-    python_only(tmp_path)
-    program = ["-m", "mish_cuda", *filter(None, [option])]
+@pytest.mark.parametrize("option", ["--help", "--json"])
+def test_output_that_nobody_takes(option: str, tmp_path: Path) -> None:
+    """A full disk is told in a line; a reader that goes away ends it quietly."""
+    install(tmp_path, WITHOUT)
+    program, env = ["-m", "mish_cuda", option], {"PYTHONUNBUFFERED": ""}
     with open("/dev/full", "w") as full:
-        done = run_python(*program, cwd=tmp_path, env={"PYTHONUNBUFFERED": ""}, stdout=full)
+        done = run_python(*program, cwd=tmp_path, env=env, stdout=full)
     assert done.returncode == command.UNWRITTEN
     (line,) = done.stderr.splitlines()
     assert "No space left on device" in line
-
-
-@pytest.mark.skipif(os.name == "nt", reason="needs pipes that signal")
-def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
-    python_only(tmp_path)
     reader, writer = os.pipe()
     os.close(reader)
-    done = run_python("-m", "mish_cuda", cwd=tmp_path, stdout=writer)
+    done = run_python(*program, cwd=tmp_path, stdout=writer)
     os.close(writer)
     assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")
 
@@ -203,9 +192,10 @@ GPUS: dict[str, tuple[dict[str, Any], list[Any]]] = {
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees real GPUs")
-@pytest.mark.parametrize("torchs", GPUS)
-def test_gpus_that_fail_are_told_and_left_alone(monkeypatch: Patch, torchs: str) -> None:
-    answers, devices = GPUS[torchs]
+@pytest.mark.parametrize(("answers", "devices"), GPUS.values(), ids=GPUS)
+def test_gpus_that_fail_are_told_and_left_alone(
+    answers: dict[str, Any], devices: list[Any], monkeypatch: Patch
+) -> None:
     for name, answer in answers.items():
         monkeypatch.setattr(f"torch.{name}", answer)
     told: dict[str, Any] = dict(diagnostics.diagnose())
@@ -215,11 +205,9 @@ def test_gpus_that_fail_are_told_and_left_alone(monkeypatch: Patch, torchs: str)
     assert all(row["error"] for row in others)
     assert told["self_check"]["passed"]
     assert {row["device"] for row in told["self_check"]["results"]} == {"cpu"}
-    if torchs == "a driver that is too old":
+    if "cuda.init" in answers:
         assert told["cuda"]["problem"] == f"RuntimeError: {TOO_OLD}"
         assert told["devices"]["warnings"] == [TOO_OLD]
-    if torchs == "an error":
-        assert others[0]["error"] == "OSError: no libcuda"
 
 
 def test_the_users_folder_is_a_tilde(monkeypatch: Patch) -> None:
@@ -246,25 +234,11 @@ def test_what_nvidia_smi_says(tmp_path: Path, monkeypatch: Patch) -> None:
 
 # --- The self-check ---
 
-
-@pytest.mark.parametrize("order", [0, 1, 2])
-def test_the_reference_is_as_good_as_it_says(order: int) -> None:
-    x = selfcheck.inputs(torch.float64)
-    near = x[(x.abs() < 745) & (x.abs() > 1e-4)]  # elsewhere limits and Taylor's first terms
-    x = torch.cat([torch.tensor(selfcheck.EDGES, dtype=torch.float64), near[::7]])
-    got = selfcheck.reference(x, order)
-    true = reference.exact(x, order)
-    _, absolute = reference.error(got, true)
-    normal = (x > -708.3) | x.isnan()
-    assert (absolute[~normal] < 1e-305).all()
-    assert (absolute <= allowed("reference", torch.float64, order, x, true[0]))[normal].all()
-    if order == 0:
-        assert torch.equal(got.signbit(), x.signbit() & ~x.isnan())
+DTYPES = ["float32", "float64", "float16", "bfloat16"]
 
 
 def test_inputs_hold_every_kind_of_number(dtype: torch.dtype) -> None:
     x = selfcheck.inputs(dtype)
-    assert x.dtype == dtype
     assert x.isnan().any()
     assert x.isinf().sum() >= 2
     assert set(x[x == 0].signbit().tolist()) == {True, False}
@@ -281,8 +255,7 @@ def test_what_is_installed_passes() -> None:
     finally:
         torch.set_num_threads(threads)
     assert (told["passed"], told["failures"], told["skipped"]) == (True, [], [])
-    dtypes = [row["dtype"] for row in told["results"]]
-    assert dtypes == ["float32", "float64", "float16", "bfloat16"]
+    assert [row["dtype"] for row in told["results"]] == DTYPES
     assert not diagnostics.self_check([])["passed"]  # nothing was checked
 
 
@@ -298,7 +271,6 @@ def gradient_without_factor(x: Tensor) -> Tensor:
 
 WRONG: dict[str, tuple[str, Callable[..., Any], str]] = {
     "NaN at -inf": ("_mish", F.mish, "forward: got nan at x = -inf, expected -0.0"),
-    "x tanh(silu(x))": ("_mish", lambda x: x * F.silu(x).tanh(), "forward"),
     "off by 1e-6": ("_mish", lambda x: EXACT(x) * (1 + 1e-6), "float32, forward"),
     "sign of zero": ("_mish", lambda x: EXACT(x) + 0.0, "forward: got 0.0 at x = -"),
     "last element": ("_mish", lambda x: torch.cat([EXACT(x[:-1]), x[-1:]]), "forward"),
@@ -333,4 +305,4 @@ def test_dtypes_that_a_device_lacks_are_skipped(monkeypatch: Patch) -> None:
     told = diagnostics.self_check(["cpu"])
     assert told["passed"]
     assert told["skipped"] == ["cpu, float64: TypeError: no float64"]
-    assert [row["dtype"] for row in told["results"]] == ["float32", "float16", "bfloat16"]
+    assert [row["dtype"] for row in told["results"]] == DTYPES[:1] + DTYPES[2:]

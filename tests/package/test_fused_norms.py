@@ -1,141 +1,92 @@
-"""``convert(..., fuse_norms=True)``: the norms it finds, and that models compute what they did."""
+"""``convert(..., fuse_norms=True)``: models compute what they did, whatever is done to them."""
 
 from __future__ import annotations
 
 import copy
-import gc
 import io
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from fused import X, check, fuse_small_inputs, fused, nodes  # noqa: F401  a fixture
+from fused import X, check, converted, fuse_small_inputs, fused, network, nodes  # noqa: F401
+from lookalikes import torch_save
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import mish_cuda
 from conftest import needs_extension
 from mish_cuda._before_mish import BEFORE_MISH
 
 
-class Conv(nn.Module):
-    """The block of YOLO's code."""
-
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(before, after, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(after)
-        self.act = nn.Mish(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.bn(self.conv(x)))  # type: ignore[no-any-return]
-
-    def forward_fuse(self, x: Tensor) -> Tensor:
-        return self.act(self.conv(x))  # type: ignore[no-any-return]
-
-    def fuse(self) -> None:
-        self.conv = fuse_conv_bn_eval(self.conv, self.bn)
-        del self.bn
-        self.forward = self.forward_fuse  # type: ignore[method-assign]
-
-
-def network() -> nn.Sequential:
-    model = nn.Sequential(
-        Conv(3, 8), nn.Sequential(nn.Conv2d(8, 8, 3), nn.GroupNorm(2, 8), nn.Mish()), Conv(8, 6)
-    )
-    for layer in model.modules():
-        if isinstance(layer, (nn.BatchNorm2d, nn.GroupNorm)):
-            nn.init.normal_(layer.weight, 1, 0.2)
-            nn.init.normal_(layer.bias)
-    return model
-
-
-def converted() -> tuple[nn.Sequential, nn.Sequential]:
-    """A network with fused pairs, and one as it was."""
-    model = network()
-    before = copy.deepcopy(model)
-    mish_cuda.convert(model, fuse_norms=True)
-    assert fused(model) == 3
-    return model, before
-
-
 def test_report_and_revert() -> None:
     model = network()
     before = copy.deepcopy(model)
-    ids = {name: id(t) for name, t in model.state_dict(keep_vars=True).items()}
-    layers = [type(m) for m in model.modules()]
+    mish_cuda.convert(model)
+    assert fused(model) == 0  # not without being asked
+    tensors = {name: id(t) for name, t in model.state_dict(keep_vars=True).items()}
     report = mish_cuda.convert(model, fuse_norms=True)
-    assert report.changed["0.bn"] == (nn.BatchNorm2d, BEFORE_MISH[nn.BatchNorm2d])
-    assert report.changed["1.1"] == (nn.GroupNorm, BEFORE_MISH[nn.GroupNorm])
-    assert not report.left_alone
-    assert not report.retrain
-    assert {name: id(t) for name, t in model.state_dict(keep_vars=True).items()} == ids
+    assert report.changed == {
+        name: (old, BEFORE_MISH[old])
+        for name, old in {
+            "0.bn": nn.BatchNorm2d,
+            "1.0": nn.GroupNorm,
+            "2.bn": nn.BatchNorm2d,
+        }.items()
+    }
+    assert (report.left_alone, report.retrain) == ({}, [])
+    assert {name: id(t) for name, t in model.state_dict(keep_vars=True).items()} == tensors
     for mode in (True, False):
         check(model.train(mode), before.train(mode))
     assert not mish_cuda.convert(model, fuse_norms=True).changed
+    torchs = copy.deepcopy(model)
+    mish_cuda.revert(torchs, to=nn.Mish)
     assert len(mish_cuda.revert(model.train()).changed) == 6
-    assert [type(m) for m in model.modules()] == layers
+    for one in (model, torchs):
+        assert [type(m) for m in one.modules()] == [type(m) for m in before.modules()]
     check(model, before.train())
     assert all(m.training for m in model.modules())
 
 
-def test_not_without_being_asked() -> None:
-    model = network()
-    mish_cuda.convert(model)
-    assert fused(model) == 0
-    # Later is as good, and revert goes back to the first.
-    assert len(mish_cuda.convert(model, fuse_norms=True).changed) == 3
-    assert fused(model) == 3
-    mish_cuda.revert(model, to=nn.Mish)
-    assert {type(m) for m in model.modules()} >= {nn.Mish, nn.BatchNorm2d, nn.GroupNorm}
-
-
 @needs_extension
-def test_small_inputs_are_not_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    model, before = converted()
-    assert nodes(model(X)) == nodes(mish_cuda.convert(before) and before(X))
-
-
-@needs_extension
-def test_both_are_computed_at_once() -> None:
-    model, _ = converted()
-    assert nodes(model(X))["NormMishBackward"] == 3
-    assert not {"MishBackward", "NativeBatchNormBackward0"} & set(nodes(model(X)))
-    model.eval()
-    assert nodes(model(X))["NormMishBackward"] == 3
+def test_both_are_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that is worth it."""
+    model, before = converted(network())
+    for mode in (True, False):
+        found = nodes(model.train(mode)(X))
+        assert found["NormMishBackward"] == 3
+        assert not {"MishBackward", "NativeBatchNormBackward0"} & set(found)
+    monkeypatch.undo()  # the input is small
+    mish_cuda.convert(before)
+    assert nodes(model.train()(X)) == nodes(before(X))
 
 
 @needs_extension
 def test_one_tensor_less_is_saved() -> None:
     sizes = []
-    for model in converted():
-        saved: list[Tensor] = []
+    for model in converted(network()):
+        saved: dict[int, int] = {}
 
-        def keep(t: Tensor, saved: list[Tensor] = saved) -> Tensor:
-            saved.append(t)
+        def keep(t: Tensor, saved: dict[int, int] = saved) -> Tensor:
+            saved[t.data_ptr()] = t.nbytes
             return t
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
             model(X)
-        sizes.append(sum({t.data_ptr(): t.nbytes for t in saved}.values()))
-    of_norms = (2 * 8 * 81 + 2 * 8 * 49 + 2 * 6 * 49) * 4
-    assert sizes[1] - sizes[0] >= of_norms - 4 * 3 * 8 * 22
+        sizes.append(sum(saved.values()))
+    assert sizes[1] - sizes[0] >= 3 * X.nbytes - 4 * 3 * 8 * 22  # statistics of channels
 
 
 @pytest.mark.parametrize("layer", ["bn", "act"])
 @pytest.mark.parametrize("late", [False, True])
 def test_hooks(layer: str, late: bool) -> None:
-    model = Conv(3, 8)
-    before = copy.deepcopy(model)
+    before = network()[0]
+    model = copy.deepcopy(before)
     seen: list[Tensor] = []
     if late:
         mish_cuda.convert(model, fuse_norms=True)
-    handle = model.get_submodule(layer).register_forward_hook(
-        lambda m, x, y: seen.append(y.clone())
-    )
+    handle = model.get_submodule(layer).register_forward_hook(lambda m, x, y: seen.append(y + 0))
     if not late:
         report = mish_cuda.convert(model, fuse_norms=True)
         assert "hooks" in report.left_alone["bn"]
@@ -145,62 +96,6 @@ def test_hooks(layer: str, late: bool) -> None:
     assert fused(model) == late
     handle.remove()
     check(model, before)
-
-
-def test_conv_and_norm_merged() -> None:
-    model, before = converted()
-    model.eval()
-    before.eval()
-    for block in (model[0], model[2]):
-        block.fuse()
-    check(model, before)
-    mish_cuda.revert(model)
-    check(model, before)
-
-
-def test_sync_batch_norm() -> None:
-    model, before = converted()
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    check(model.eval(), before.eval())
-    assert fused(model) == 1
-
-
-def test_layers_replaced_or_moved() -> None:
-    model, before = converted()
-    model[0].bn, before[0].bn = nn.Identity(), nn.Identity()
-    check(model, before)
-    model[1][2], before[1][2] = nn.Tanh(), nn.Tanh()
-    check(model, before)
-    model[2].act, before[2].act = nn.Identity(), nn.Identity()
-    check(model, before)
-    model, before = converted()
-    check(nn.Sequential(*[layer for block in model for layer in block.children()]), before)
-
-
-def test_copies_and_files() -> None:
-    model, before = converted()
-    file = io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
-    loaded = torch.load(file, weights_only=False)
-    for other in (copy.deepcopy(model), loaded, copy.deepcopy(loaded)):
-        assert fused(other) == 3
-        check(other, before)
-    norm = copy.copy(model[1][1])
-    x = torch.randn(2, 8, 7, 7)
-    torch.testing.assert_close(norm(x) + 0, before[1][1](x))
-    before.load_state_dict(model.state_dict())
-    model.load_state_dict(before.state_dict())
-    check(model, before)
-
-
-def test_traced_by_fx() -> None:
-    model, before = converted()
-    traced = torch.fx.symbolic_trace(model)
-    check(traced, before)
-    del model
-    gc.collect()
-    check(traced, before)
 
 
 class Wrapper(nn.Module):
@@ -220,94 +115,151 @@ class Wrapper(nn.Module):
         return self.module(x) * 2  # type: ignore[no-any-return]
 
 
-def test_wrapped_norm() -> None:
-    model, before = converted()
-    for changed in (model, before):
-        changed[0].bn = Wrapper(changed[0].bn)
+def with_another(name: str, new: Callable[[nn.Module], nn.Module]) -> Callable[[Any], Any]:
+    """Replaces a layer."""
+
+    def use(model: nn.Module) -> nn.Module:
+        parent, _, key = name.rpartition(".")
+        setattr(model.get_submodule(parent), key, new(model.get_submodule(name)))
+        return model
+
+    return use
+
+
+def compiled_before(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def use(model: nn.Module) -> Any:
+        compiled = torch.compile(model, backend="aot_eager")
+        compiled(X)
+        change(model)
+        return compiled
+
+    return use
+
+
+def merged(model: Any) -> nn.Module:
+    model.eval()
+    for block in (model[0], model[2]):
+        block.fuse()
+    return model  # type: ignore[no-any-return]
+
+
+def saved_script(model: nn.Module) -> Any:
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(model), file)
+    file.seek(0)
+    return torch.jit.load(file)
+
+
+def hooked(model: nn.Module) -> Callable[[Tensor], Any]:
+    """With a hook of all modules."""
+
+    def function(x: Tensor) -> Any:
+        handle = nn.modules.module.register_module_forward_hook(lambda m, x, y: y * 1.5)
+        try:
+            return model(x)
+        finally:
+            handle.remove()
+
+    return function
+
+
+def in_threads(model: Any) -> Callable[[Tensor], Tensor]:
+    """By replicas that share the layers, as those of nn.DataParallel."""
+    replicas = [model._replicate_for_data_parallel() for _ in range(4)]
+
+    def function(x: Tensor) -> Tensor:
+        with ThreadPoolExecutor(4) as pool:
+            return torch.cat([*pool.map(lambda replica: replica(x), replicas * 5)])
+
+    return function
+
+
+# What may be done to a model, fused or not.
+USES: dict[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
+    "deepcopy": copy.deepcopy,
+    "saved": torch_save,
+    "saved copy": lambda m: copy.deepcopy(torch_save(m)),
+    "state_dict": lambda m: m.load_state_dict(m.state_dict()) and m,
+    "copied norm": with_another("1.0", copy.copy),
+    "conv and norm merged": merged,
+    "SyncBatchNorm": lambda m: nn.SyncBatchNorm.convert_sync_batchnorm(m).eval(),
+    "another norm": with_another("0.bn", lambda _: nn.Identity()),
+    "another activation": with_another("1.1", lambda _: nn.Tanh()),
+    "no activation": with_another("2.act", lambda _: nn.Identity()),
+    "wrapped norm": with_another("0.bn", Wrapper),
+    "layers moved": lambda m: nn.Sequential(*[x for block in m for x in block.children()]),
+    "hook of all modules": hooked,
+    "threads": in_threads,
+    "fx": torch.fx.symbolic_trace,
+    "script": saved_script,
+    "script without a norm": lambda m: saved_script(
+        with_another("0.bn", lambda _: nn.Identity())(m)
+    ),
+    "compiled, then a hook": compiled_before(
+        lambda m: m[0].bn.register_forward_hook(lambda m, x, y: None)
+    ),
+    "compiled, then no norm": compiled_before(with_another("2.bn", lambda _: nn.Identity())),
+    "compiled, then another mode": compiled_before(lambda m: m.train(not m.training)),
+}
+
+
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated")
+@pytest.mark.parametrize("name", USES)
+@pytest.mark.parametrize("training", [False, True])
+def test_uses(name: str, training: bool) -> None:
+    model, before = converted(network().train(training))
+    used = USES[name](model)
+    check(used, USES[name](before))
+    if name == "SyncBatchNorm":
+        assert fused(model) == 1
+    mish_cuda.revert(model)
     check(model, before)
-
-
-def test_hooks_of_all_modules() -> None:
-    model, before = converted()
-    handle = nn.modules.module.register_module_forward_hook(lambda module, i, o: o * 1.5)
-    try:
-        check(model, before)
-    finally:
-        handle.remove()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_older_onnx_exporter() -> None:
     pytest.importorskip("onnx", reason="onnx is not installed")
-    model, _ = converted()
+    model, _ = converted(network())
     file = io.BytesIO()
     torch.onnx.export(model.eval(), (X,), file, dynamo=False, opset_version=18)
     assert b"mish_cuda" not in file.getvalue()
 
 
-def test_threads_share_the_layers() -> None:
-    """As replicas of nn.DataParallel do."""
-    model, before = converted()
-    replicas = [model._replicate_for_data_parallel() for _ in range(4)]
-    with ThreadPoolExecutor(4) as pool:
-        for replica in pool.map(lambda replica: [replica(X) for _ in range(20)], replicas):
-            for output in replica:
-                torch.testing.assert_close(output, before(X), rtol=1e-4, atol=1e-5)
+@pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+    reason="this torch has no torch.distributed with gloo",
+)
+@pytest.mark.parametrize("fuse_norms", [False, True])
+def test_wrapped_for_distributed_training(fuse_norms: bool) -> None:
+    """Converted before it is wrapped, and after."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+    def sharded(model: nn.Module) -> nn.Module:
+        for module in (model.get_submodule("0"), model):
+            fully_shard(module, mesh=init_device_mesh("cpu", (1,)))
+        return model
 
-@pytest.mark.parametrize("training", [False, True])
-def test_script(training: bool) -> None:
-    """Scripted, it is torch's norm and Mish."""
-    model, before = converted()
-    model.train(training)
-    before.train(training)
-    check(torch.jit.script(model), before)
-    for broken in (model, before):
-        broken[0].bn = nn.Identity()
-        broken[2].act = nn.Identity()
-    check(torch.jit.script(model), before)
-    file = io.BytesIO()
-    torch.jit.save(torch.jit.script(model), file)
-    file.seek(0)
-    check(torch.jit.load(file), before)
-
-
-@pytest.mark.parametrize("late", [False, True])
-def test_compile(late: bool) -> None:
-    model, before = converted()
-    compiled = torch.compile(model, backend="aot_eager")
-    if late:
-        check(compiled, before)
-    model[0].bn.register_forward_hook(lambda m, x, y: None)
-    check(compiled, before)
-    model[2].bn, before[2].bn = nn.Identity(), nn.Identity()
-    check(compiled, before)
-    model.eval()
-    before.eval()
-    check(compiled, before)
-
-
-def test_gradients_and_steps() -> None:
-    models = converted()
-    results = []
-    for model in models:
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        for _ in range(3):
-            optimizer.zero_grad()
-            model(X).square().mean().backward()
-            optimizer.step()
-        results.append(model.state_dict())
-    for a, b in zip(*(r.values() for r in results), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-
-def test_distributed_data_parallel(tmp_path: Any) -> None:
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        model, before = converted()
-        check(nn.parallel.DistributedDataParallel(model), before)
-        nn.parallel.DistributedDataParallel(model)(X).sum().backward()
+        before = network()
+        expected = before(X)
+        for wrap in (DataParallel, DistributedDataParallel, sharded):
+            early, late = network(), network()
+            for model in (early, late):
+                model.load_state_dict(before.state_dict())
+            mish_cuda.convert(early, fuse_norms=fuse_norms)
+            early, late = wrap(early), wrap(late)
+            mish_cuda.convert(late, fuse_norms=fuse_norms)
+            for model in (early, late):
+                assert (fused(model) > 0) is fuse_norms
+                y = model(X)
+                torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+                y.sum().backward()
+                assert all(p.grad is not None for p in model.parameters())
+                mish_cuda.revert(model)
+                torch.testing.assert_close(model(X), expected, rtol=1e-4, atol=1e-5)
     finally:
-        dist.destroy_process_group()
+        torch.distributed.destroy_process_group()

@@ -4,36 +4,16 @@ from __future__ import annotations
 
 import copy
 import functools
-import io
 import pickle
 import re
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import lookalikes as like
 import pytest
 import torch
 import torch.nn.functional as F
-from lookalikes import (
-    COPIES,
-    FUNCTIONS,
-    INFERENCE_ONLY,
-    NAMES,
-    RECOGNISED,
-    UNPICKLABLE,
-    Branches,
-    Calls,
-    Functional,
-    InCode,
-    Mish,
-    assert_same_function,
-    is_ours,
-    kinds,
-    results,
-    timm_mish,
-    traced,
-    wrapped,
-)
+from lookalikes import Branches, Calls, Functional, InCode, MiSh, is_ours
 from torch import Tensor, fx, nn
 
 import mish_cuda
@@ -42,16 +22,6 @@ from mish_cuda import convert, revert
 pytestmark = pytest.mark.filterwarnings(
     r"ignore:`torch\.jit\.\w+` is deprecated", "ignore::DeprecationWarning"
 )
-
-
-def yolo(make: Callable[[], nn.Module]) -> nn.Module:
-    layers = {"conv": nn.Conv2d(3, 4, 3), "bn": nn.BatchNorm2d(4), "activation": make()}
-    return nn.Sequential(nn.Sequential(OrderedDict(layers)))
-
-
-def diffusion_policy() -> nn.Module:
-    step = nn.Sequential(nn.Conv1d(3, 8, 3), nn.GroupNorm(4, 8), nn.Mish())
-    return nn.Sequential(step, nn.Sequential(nn.Mish(), nn.Linear(14, 3)))
 
 
 def transformer(activation: Any) -> nn.Module:
@@ -70,31 +40,44 @@ def mortal() -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
+class ConvMish(nn.Sequential):
+    """A block that is named after the Mish in it."""
+
+
+def nested() -> nn.Module:
+    model = like.wrapped()
+    for _ in range(60):
+        model = ConvMish(model)
+    return nn.Sequential(ConvMish(nn.Linear(4, 4), nn.Mish()), model)
+
+
 Model = tuple[Callable[[], nn.Module], tuple[int, ...], list[str]]
 
 # By name what makes them, the shape of their input, and what is replaced.
 BLOCKS: dict[str, Model] = {
-    "branches": (Branches, (2, 4), NAMES),
-    "YOLO": (lambda: yolo(Mish), (2, 3, 8, 8), ["0.activation"]),
-    "ours already": (lambda: yolo(mish_cuda.MishCuda), (2, 3, 8, 8), []),
-    "Diffusion Policy": (diffusion_policy, (2, 3, 16), ["0.2", "1.0"]),
+    "branches": (Branches, (2, 4), like.NAMES),
+    "ours already": (lambda: Branches(mish_cuda.MishCuda), (2, 4), []),
     "timm": (
-        lambda: nn.Sequential(nn.Linear(4, 4), Mish(inplace=True), Functional(timm_mish)),
-        (2, 4),
+        lambda: nn.Sequential(nn.Conv1d(3, 3, 3), like.ForgetfulMish(), Functional(like.timm_mish)),
+        (2, 3, 8),
         ["1", "2.function"],
     ),
     "Mortal": (mortal, (2, 4), ["1"]),
 }
 MODELS: dict[str, Model] = {
     **BLOCKS,
+    "blocks": (nested, (2, 4), ["0.1", f"1.{'0.' * 60}act"]),
     "transformer": (lambda: transformer(nn.Mish()), (2, 3, 4), TRANSFORMER),
     "transformer with a function": (lambda: transformer(F.mish), (2, 3, 4), TRANSFORMER),
-    **{make.__name__: (functools.partial(Branches, make), (5, 4), NAMES) for make in RECOGNISED},
+    **{
+        make.__name__: (functools.partial(Branches, make), (5, 4), like.NAMES)
+        for make in like.RECOGNISED
+    },
     **{
         name: (functools.partial(Functional, f), (5, 4), ["function"])
-        for name, f in FUNCTIONS.items()
+        for name, f in like.FUNCTIONS.items()
     },
-    "graph": (lambda: traced(Calls()), (5, 4), GRAPH),
+    "graph": (lambda: like.traced(Calls()), (5, 4), GRAPH),
 }
 
 
@@ -108,8 +91,8 @@ def test_models(name: str, public: str) -> None:
     """Converted, copied, saved and put back, they compute the same, and in place where they did."""
     make, shape, names = MODELS[name]
     model = make()
-    before, state = results(model, shape), [*model.state_dict()]
-    original, classes = held(model), kinds(model)
+    before, state = like.results(model, shape), [*model.state_dict()]
+    original, classes = held(model), like.kinds(model)
     report = convert(model)
     assert sorted(report.changed) == sorted(names)
     assert len(re.findall(r": \S.* -> \S*mish_cuda\.\w+$", str(report), re.MULTILINE)) == len(names)
@@ -117,28 +100,31 @@ def test_models(name: str, public: str) -> None:
     assert all(is_ours(held(model)[name]) for name in names)
     again = convert(model)
     assert (again, again.hint) == (mish_cuda.Conversion(), "")
-    converted, torchs = kinds(model), copy.deepcopy(model)
+    converted, torchs = like.kinds(model), copy.deepcopy(model)
     assert revert(torchs, to=nn.Mish).changed.keys() >= report.changed.keys()
     assert b"mish_cuda" not in pickle.dumps(torchs)
-    copies = [copied(model) for copied in (COPIES[:1] if name in UNPICKLABLE else COPIES)]
+    if name not in like.UNPICKLABLE:  # pickles name public paths, so that files can be rearranged
+        assert b"cmish_cuda." not in pickle.dumps(model, protocol=0)
+    copied_by = like.COPIES[:1] if name in like.UNPICKLABLE else like.COPIES
+    copies = [copied(model) for copied in copied_by]
     for one in (*copies, model):
-        assert kinds(one) == converted
-        assert_same_function(before, one)
+        assert like.kinds(one) == converted
+        like.assert_same_function(before, one)
         again = revert(one)
         assert name == "graph" or len(again.changed) == len(names)  # its pickles forget ops
-        assert kinds(one) == classes
+        assert like.kinds(one) == classes
         assert not any(is_ours(held(one)[name]) for name in again.changed)
         assert revert(one) == mish_cuda.Conversion()
-        if names and name not in {"graph", *UNPICKLABLE}:
+        if names and name not in {"graph", *like.UNPICKLABLE}:
             assert b"mish_cuda" not in pickle.dumps(one)
     for one in (torchs, *copies, model):
-        assert_same_function(before, one)
+        like.assert_same_function(before, one)
         assert [*one.state_dict()] == state
     assert held(model) == original
     assert {name: pair[::-1] for name, pair in again.changed.items()} == report.changed
 
 
-@pytest.mark.parametrize(("item", "inplace"), INFERENCE_ONLY.items())
+@pytest.mark.parametrize(("item", "inplace"), like.INFERENCE_ONLY.items())
 def test_what_cannot_be_differentiated_is_known_by_its_values(item: Any, inplace: bool) -> None:
     """Afterwards it can be trained."""
     activation = item() if isinstance(item, type) else Functional(item)
@@ -146,8 +132,6 @@ def test_what_cannot_be_differentiated_is_known_by_its_values(item: Any, inplace
     x = torch.randn(3, 4)
     with torch.no_grad():
         expected = model(x)
-    with pytest.raises(RuntimeError):
-        model(x).sum().backward()
     report = convert(model)
     assert (report.left_alone, report.retrain) == ({}, [])
     y = x.clone()
@@ -166,20 +150,6 @@ TOOLS: dict[str, Callable[[nn.Module, Tensor], Any]] = {
 }
 
 
-def onnx_session(model: nn.Module, x: Tensor, opset: int) -> Any:
-    """By the older exporter."""
-    pytest.importorskip("onnx", reason="no onnx: pip install 'mish_cuda[test]'")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="no onnxruntime")
-    file = io.BytesIO()
-    torch.onnx.export(model, (x,), file, opset_version=opset, dynamo=False)
-    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
-    (name,) = (argument.name for argument in session.get_inputs())
-    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
-
-
-TOOLS |= {f"ONNX {opset}": functools.partial(onnx_session, opset=opset) for opset in (12, 18)}
-
-
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize("tool", TOOLS)
 def test_tools(name: str, tool: str) -> None:
@@ -188,13 +158,13 @@ def test_tools(name: str, tool: str) -> None:
     model, x = make().eval(), torch.linspace(-2, 2, torch.Size(shape).numel()).reshape(shape)
     expected = model(x * 1).detach()
     convert(model)
-    tolerance = {"rtol": 1e-4, "atol": 1e-5} if tool.startswith("ONNX") else {}
-    torch.testing.assert_close(TOOLS[tool](model, x)(x * 1).detach(), expected, **tolerance)
+    torch.testing.assert_close(TOOLS[tool](model, x)(x * 1).detach(), expected)
 
 
 @pytest.mark.parametrize("in_place", [False, True], ids=["torch.compile", "Module.compile"])
 @pytest.mark.parametrize(
-    ("make", "name"), [(wrapped, "act"), (lambda: fx.symbolic_trace(InCode()), "graph.mish")]
+    ("make", "name"),
+    [(like.wrapped, "act"), (lambda: fx.symbolic_trace(InCode()), "graph.mish")],
 )
 def test_what_has_been_compiled_before_is_compiled_anew(
     make: Callable[[], Any], name: str, in_place: bool
@@ -211,58 +181,17 @@ def test_what_has_been_compiled_before_is_compiled_anew(
     assert not is_ours(compiled)
 
 
-@pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
-    reason="this torch has no torch.distributed with gloo",
-)
-def test_wrapped_for_distributed_training() -> None:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-    from torch.nn.parallel import DataParallel, DistributedDataParallel
-
-    def sharded(model: Branches) -> nn.Module:
-        for module in (model.stem, model):
-            fully_shard(module, mesh=init_device_mesh("cpu", (1,)))
-        return model
-
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        for wrap in (DataParallel, DistributedDataParallel, sharded):
-            model, x = wrap(Branches()), torch.randn(2, 4)
-            expected = model(x)
-            assert len(convert(model).changed) == len(NAMES)
-            y = model(x)
-            torch.testing.assert_close(y, expected)
-            y.sum().backward()
-            assert all(p.grad is not None for p in model.parameters())
-            assert len(revert(model).changed) == len(NAMES)
-            torch.testing.assert_close(model(x), expected)
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-# --- Reverting ---
-
-
-class Doubled(mish_cuda.Mish):
-    def forward(self, input: Tensor) -> Tensor:
-        return 2 * super().forward(input)
-
-
-class Renamed(mish_cuda.Mish):
-    pass
-
-
 def test_revert_to_torch() -> None:
+    renamed = like.layer("Renamed", base=mish_cuda.Mish)()
+    doubled = like.layer("Doubled", lambda self, x: 2 * mish_cuda.mish(x), mish_cuda.Mish)()
     old = mish_cuda.MishCuda()
     del vars(old)["inplace"]  # as layers of the old package are unpickled
-    layers = (mish_cuda.Mish(True), old, Mish(), nn.ReLU(), Functional(), Renamed(), Doubled())
+    layers = (mish_cuda.Mish(True), old, MiSh(), nn.ReLU(), Functional(), renamed, doubled)
     model: Any = nn.Sequential(*layers).eval()
     convert(model, (nn.Mish, nn.ReLU))
     report = revert(model, to=nn.Mish)
     assert list(report.changed) == ["0", "1", "2", "3", "5", "4.function"]
-    assert [type(model[i]) for i in (0, 1, 2, 3, 5, 6)] == [nn.Mish] * 5 + [Doubled]
+    assert [type(model[i]) for i in (0, 1, 2, 3, 5, 6)] == [nn.Mish] * 5 + [type(doubled)]
     assert [layer.inplace for layer in model[:4]] == [True, False, False, False]
     assert not any(layer.training for layer in model)
     assert "derives from mish_cuda.Mish, but has the value" in report.left_alone["6"]
