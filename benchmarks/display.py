@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from benchmarks.arguments import FAILED
+
 
 @dataclass(frozen=True)
 class Table:
@@ -47,6 +49,16 @@ def verdict_table(title: str, verdicts: Iterable[Verdict], note: str = "") -> Ta
     """A row for each verdict."""
     rows = ((v.subject, v.note, v.required, v.measured, yes_no(v.ok)) for v in verdicts)
     return Table(title, frame(("", "worst of", "required", "measured", "ok"), rows), note, names=2)
+
+
+def conclude(verdicts: Iterable[Verdict], what: str, files: str, console: Console) -> int:
+    """Print which of the bounds or budgets are not kept; return the exit status."""
+    broken = [verdict for verdict in verdicts if not verdict.ok]
+    for verdict in broken:
+        console.print(f"Not kept: {verdict}", style="bold red", markup=False)
+    console.print(f"{len(broken)} {what} are not kept." if broken else f"All {what} are kept.")
+    console.print(f"Data: {files}", markup=False)
+    return FAILED if broken else 0
 
 
 def yes_no(ok: bool) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Sequence
-from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from benchmarks import display, environment, results
-from benchmarks.arguments import add_files, add_number
+from benchmarks.arguments import add_files
 from benchmarks.display import Table
 from benchmarks.results import Results
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # it needs matplotlib, which tables do not
     from benchmarks.plots import Picture
 
 DESCRIPTION = "Prints the tables of files that any other command wrote."
-# Packages or modules with tables(rows), and with pictures(rows), by what a file holds.
+# Modules with tables(rows), and with pictures(rows), by what a file holds.
 _MODULES = {
     "speed": ("speeds", "speed_plots"),
     "errors": ("accuracy.tables", "accuracy.plots"),
@@ -31,17 +31,10 @@ _MODULES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_files(parser)
     parser.add_argument("--markdown", action="store_true", help="as Markdown")
-    add_number(
-        parser, "--sizes", nargs="+", help="of files of `run`, only rows of so many elements"
-    )
 
 
 def run(args: argparse.Namespace) -> int:
     sources = results.read(args.csv)
-    for place, source in enumerate(sources):
-        if args.sizes and source.kind == "speed":
-            chosen = source.rows[source.rows.numel.isin(args.sizes)]
-            sources[place] = replace(source, rows=chosen)
     if args.markdown:
         print(markdown(sources))
     else:
@@ -56,19 +49,13 @@ def tables(source: Results) -> list[Table]:
     return found
 
 
-def pictures(
-    source: Results, sizes: Sequence[int] | None = None
-) -> tuple[list[Picture], list[str]]:
-    """All pictures of a file, and which kinds are left out and why.
-
-    `sizes` are the elements of the speed-up bars.
-    """
+def pictures(source: Results) -> tuple[list[Picture], list[str]]:
+    """All pictures of a file, and which kinds are left out and why."""
     name = _MODULES[source.kind][1]
     if name is None:
         return [], [f"no picture shows {source.kind}"]
     module = importlib.import_module(f"benchmarks.{name}")
-    chosen = {"sizes": sizes} if sizes and source.kind == "speed" else {}
-    found: tuple[list[Picture], list[str]] = module.pictures(source.rows, **chosen)
+    found: tuple[list[Picture], list[str]] = module.pictures(source.rows)
     return found
 
 
@@ -92,8 +79,18 @@ def markdown(sources: Sequence[Results]) -> str:
     return "\n\n".join(parts)
 
 
+def draw(
+    source: Results, folder: Path, form: str = "png", prefix: str = ""
+) -> tuple[list[Path], list[str]]:
+    """Write the pictures of a file; returns their paths, and what is left out and why."""
+    from benchmarks import plots
+
+    found, missing = pictures(source)
+    paths = [folder / f"{prefix}{picture.name}.{form}" for picture in found]
+    for picture, path in zip(found, paths, strict=True):
+        plots.save(picture, path, environment.summary(source.facts))
+    return paths, missing
+
+
 def _no_table(source: Results) -> str:
-    return (
-        f"No table shows these rows: {len(source.rows)} of {source.path}. Claims need both sides "
-        "of a ratio."
-    )
+    return f"No table shows these rows: {len(source.rows)} of {source.path}."

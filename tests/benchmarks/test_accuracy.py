@@ -255,15 +255,15 @@ def test_gradients_scale_absolute_bounds_alone() -> None:
 
 def test_the_reference_has_to_keep_a_hundredth_of_the_bound() -> None:
     worst = Errors(100, 0.03, 1.0, 0, 1.0, 100)  # the bound is 2.5 ULP
-    (verdict,) = judge([row("f", FP32.reference, "fp32", "mpmath", worst, -87.3)])
+    (verdict,) = judge([row("f", FP32.reference, "fp32", "mpmath", found=worst, low=-87.3)])
     assert not verdict.ok
 
 
 def test_tables_show_the_figure_that_the_bound_is_about(tmp_path: Path) -> None:
     measured = Errors(1000, 2.25, -3.5, 7e-37, -88.0, 900)
     rows = [
-        row("f", name, "fp32", FP32.reference, measured, *ends)
-        for ends in ((-math.inf, -87.3), (-87.3, -1.0), (-1.0, math.inf))
+        row("f", name, "fp32", FP32.reference, found=measured, low=low, high=high)
+        for low, high in ((-math.inf, -87.3), (-87.3, -1.0), (-1.0, math.inf))
         for name in ("AVX2", "AVX-512", NATIVE)
     ]
     path = write(tmp_path / "a.csv", rows, "errors")

@@ -63,7 +63,7 @@ BOTH = [ours(1.0), theirs(1.0)]
         ([ours(1.0)], [ours(1.3)], "--threshold 35%", 0),
         (BOTH, [ours(1.0), theirs(2.0)], "", 1),
         (BOTH, [ours(1.0), theirs(2.0)], "--providers mish_cuda", 0),
-        (BOTH, BOTH, "--providers mish_cuda nobody", 2),
+        (BOTH, BOTH, "--providers mish_cuda nobody", 3),
         # No row of a provider can be judged, as where ours could not be measured.
         (BOTH, [theirs(1.0)], "", 3),
         (BOTH, [theirs(1.0)], "--providers mish_cuda F.mish", 3),

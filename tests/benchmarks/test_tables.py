@@ -118,7 +118,7 @@ def case_row(case: Case, seconds: float, suite: str = "claims") -> Row:
 
 
 def test_a_claim_is_as_good_as_its_worst_ratio_of_its_own_suite() -> None:
-    claim = next(claim for claim in claims.CPU_CLAIMS if claim.at_most)
+    claim = next(claim for claim in claims.CLAIMS if claim.at_most)
     first, second = claim.cases[:2]
     (rival,), (other,) = claim.rivals_of(first), claim.rivals_of(second)
     rows = [
@@ -166,7 +166,7 @@ def test_a_call_may_cost_little_more_than_theirs(ours: float, ok: bool) -> None:
 def test_table_prints_claims_or_counts_rows_that_no_table_has(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    claim = claims.CPU_CLAIMS[0]
+    claim = claims.CLAIMS[0]
     (rival,) = claim.rivals_of(claim.cases[0])
     rows = [case_row(rival, 12e-6), case_row(claim.cases[0], 1e-6)]
     for count, found in ((1, "No table shows these rows: 1 of "), (2, "12.00")):
@@ -176,16 +176,6 @@ def test_table_prints_claims_or_counts_rows_that_no_table_has(
         assert found in output
         assert ("No table" in output) == (count == 1)
         assert FACTS["device"] in output
-
-
-def test_sizes_choose_from_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [*kernels(), *kernels("forward", 512), *kernels("backward", 2**20)]
-    path = write(tmp_path / "a.csv", rows)
-    assert main("table", path, "--markdown", "--sizes", "65536") == 0
-    text = capsys.readouterr().out
-    assert "### forward, CPU threads: 1" in text
-    assert "| fp32 | 65,536 | 20.0 µs | 26.2 | 12.5 |" in text
-    assert text.count("\n|") == 3
 
 
 def test_text_of_a_file_has_no_meaning() -> None:
