@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.cases import KEY, Case, Group, key
+from benchmarks.cases import KEY, Case, Group, shape_of
 from benchmarks.display import Verdict
 
 TABLE = Path(__file__).with_name("claims.csv")
@@ -54,11 +54,12 @@ def _read() -> Iterator[Claim]:
         for row in csv.DictReader(file):
             several = {name: text.split("; ") for name, text in row.items()}
             cases = []
-            for dtype, given, way in product(*map(several.get, ("dtype", "input", "direction"))):
-                shape, _, layout = given.partition(" as ")
-                sizes = tuple(map(int, shape.split("x")))
-                threads = int(row["threads"])
-                cases.append(Case(row["provider"], way, dtype, sizes, layout or "x", threads))
+            for dtype, given, way in product(
+                several["dtype"], several["input"], several["direction"]
+            ):
+                size, _, layout = given.partition(" as ")
+                kind = (way, dtype, shape_of(size), layout or "x", int(row["threads"]))
+                cases.append(Case(row["provider"], *kind))
             sign, bound = row["required"].split()
             yield Claim(
                 *(row["suite"], row["gpu"], row["title"], tuple(cases), tuple(several["rival"])),
@@ -84,17 +85,21 @@ def judge(rows: pd.DataFrame) -> list[Verdict]:
     """The claims of which at least one ratio was measured, each by the ratio that speaks most
     against it."""
     medians = rows.drop_duplicates(KEY, keep="last").set_index(KEY).median_s.to_dict()
+
+    def time(suite: str, case: Case) -> float | None:
+        known = {"suite": suite, **case.row()}
+        return medians.get(tuple(known[name] for name in KEY))
+
     device = rows.device.iloc[0] if "device" in rows and len(rows) else ""
     gpu = "issue" if any(name in device for name in ISSUE_BOUND) else "memory"
     verdicts = []
     for claim in CLAIMS:
         ratios = {}
         for case in claim.cases if claim.gpu in ("", gpu) else ():
-            known = (medians.get(key(claim.suite, rival)) for rival in claim.rivals_of(case))
-            times = [time for time in known if time]
-            if times and (ours := medians.get(key(claim.suite, case))):
+            known = (time(claim.suite, rival) for rival in claim.rivals_of(case))
+            rival = min(filter(None, known), default=None)
+            if rival and (ours := time(claim.suite, case)):
                 name = str(replace(case, provider=""))
-                rival = min(times)
                 ratios[name] = (ours - claim.uncounted) / rival if claim.at_most else rival / ours
         if ratios:
             worst_of = max if claim.at_most else min

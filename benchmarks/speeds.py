@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 
 from benchmarks import claims
-from benchmarks.cases import BLOCKS, COMPILED, DTYPES, GRIDS, PROVIDERS
+from benchmarks.cases import BLOCKS, COMPILED, DTYPES, GRIDS, PROVIDERS, shape_of
 from benchmarks.display import Table, frame, verdict_table
 from benchmarks.units import format_bytes, format_seconds, format_shape, three_digits
 
@@ -60,7 +60,7 @@ def tables(rows: pd.DataFrame) -> list[Table]:
 
 def shape_text(shape: str) -> str:
     """A shape as a file has it, for people."""
-    return format_shape(tuple(map(int, shape.split("x"))))
+    return format_shape(shape_of(shape))
 
 
 def _providers(rows: pd.DataFrame) -> list[str]:
