@@ -12,32 +12,27 @@ from benchmarks.display import Table, frame, verdict_table
 from benchmarks.units import format_bytes, format_seconds, format_shape, three_digits
 
 KERNEL_NOTE = """\
-ours: mish_cuda, the time of a call, the median of interleaved rounds. The times of
-the others are multiples of it; without ours, of the first one's. M: 2^20 elements.
-GB/s: of the first, for 2 (forward), 3 (backward) or 5 (both) tensors read or
-written.
-naive: x * tanh(softplus(x)), eager. mem. eff., memory-efficient: the same, but it
-saves x alone and computes the rest again in backward. comp.: compiled, under
-torch.compile.
-copy: out.copy_(x); in place of a backward torch.add(g, x, out=out), two reads and
-one write; in forward+backward both of these. Its result is allocated beforehand,
-the others allocate theirs in the call. In place of a backward, relu on a GPU is
-threshold_backward."""
+ours: mish_cuda, the median time of a call. Others: multiples of it; without ours, of the first
+one's. M: 2^20 elements. GB/s: of the first, for 2 (forward), 3 (backward) or 5 (both) tensors read
+or written. naive: x * tanh(softplus(x)), eager. mem. eff., memory-efficient: the same, but it saves
+x alone and computes the rest again in backward. comp.: compiled, under torch.compile. copy:
+out.copy_(x); in place of a backward torch.add(g, x, out=out); in forward+backward both. Its result
+is allocated beforehand, the others allocate theirs in the call. In place of a backward, relu on a
+GPU is threshold_backward."""
 MEMORY_NOTE = """\
-Peak memory within forward and backward of one call, results included, in sizes of
-the input. A whole network shows what is saved between them: see `networks`."""
+Peak memory within forward and backward of one call, results included, in sizes of the input. A
+whole network shows what is saved between them: see `networks`."""
 COMPILED_NOTE = "Both compiled; over F.mish: its time / that of mish_cuda."
 NORMS_NOTE = """\
 A norm with Mish behind it: as one op, or as two layers with the Mish that is named.
 Forward+backward in training, forward in evaluation. Over: time / that of the one op."""
 CLAIMS_NOTE = "Ratios of median times, on one thread where nothing else is said."
 NETWORK_NOTE = """\
-Times: medians of interleaved rounds. Step: forward, loss, backward, SGD step.
-Speed up: time with F.mish / time of the line. Share: of the step, that the
-activations take, by comparison with the network without any (none); a negative
-one means that the spread (p20 to p80) is larger than the share. Peak memory: of
-a step, gradients included, above weights, optimizer state and input.
-naive: x * tanh(softplus(x)), eager."""
+Times: medians of interleaved rounds. Step: forward, loss, backward, SGD step. Speed up: time with
+F.mish / time of the line. Share: of the step, that the activations take, by comparison with the
+network without any (none); a negative one means that the spread (p20 to p80) is larger than the
+share. Peak memory: of a step, gradients included, above weights, optimizer state and input. naive:
+x * tanh(softplus(x)), eager."""
 NONE = "none"  # nothing in the activation's place: what a network takes without it
 
 _SHORT = {
