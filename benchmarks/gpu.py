@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ LIMIT = 510  # seconds of a step
 GRACE = 15  # seconds more for a command to write what it has, after an interrupt
 WORKERS = 6  # of the tests at most: each takes some memory of the GPU
 MINUTES = "6"  # of the timing within its step, and of the variants with their compilation
-NUMBERS = str(2**21)  # of each interval of fp32: some 300 million in all
+NUMBERS = 2**21  # of each interval of fp32: some 300 million in all
 
 DESCRIPTION = """\
 Runs these steps, the most valuable first, each within nine minutes; if one fails,
@@ -73,39 +74,37 @@ def run(args: argparse.Namespace) -> int:
 
 def steps(out: Path) -> dict[str, list[list[str]]]:
     """The commands of each step."""
-    python = [sys.executable, "-m"]
-    measure = [*python, "benchmarks"]
-    speed = str(out / "speed.csv")
-    smoke = [*measure, "smoke", "--device", "cuda"]
-    # Names as tests end, so that they survive a kill.
-    tests = ["pytest", "-v", "--tb=short", "-p", "no:cacheprovider", "-m", ""]
-    if find_spec("xdist"):
-        tests += ["-n", str(min(WORKERS, os.cpu_count() or 1))]
-    tests += ["-k", "cuda and not build", "tests"]
-    sanitizer = ["compute-sanitizer", "--error-exitcode", "1", "--tool"]
-
-    def to(file: str, line: str) -> list[str]:
-        return [*measure, *line.split(), "--csv", str(out / file)]
-
-    return {
+    workers = f"-n {min(WORKERS, os.cpu_count() or 1)}" if find_spec("xdist") else ""
+    sanitizer = "compute-sanitizer --error-exitcode 1 --tool"
+    smoke = "{measure} smoke --device cuda"
+    commands = {
         # In this folder, from which the other steps run: needs no pip, and changes no environment.
-        "build": [
-            [sys.executable, "setup.py", "build_ext", "--inplace"],
-            [*python, "mish_cuda"],
-        ],
+        "build": ["{python} setup.py build_ext --inplace", "{python} -m mish_cuda"],
         "smoke": [smoke],
         "speed": [
-            to("speed.csv", f"run --device cuda --only gpu --minutes {MINUTES}"),
-            [*measure, "report", speed],
+            f"{{measure}} run --device cuda --only gpu --minutes {MINUTES} --csv {{out}}/speed.csv",
+            "{measure} report {out}/speed.csv",
         ],
-        "variants": [to("variants.csv", f"variants --minutes {MINUTES}")],
-        "tests": [[*python, *tests]],
-        "accuracy": [to("accuracy.csv", f"accuracy --device cuda --limit {NUMBERS}")],
+        "variants": [f"{{measure}} variants --minutes {MINUTES} --csv {{out}}/variants.csv"],
+        # Names as tests end, so that they survive a kill.
+        "tests": [
+            "{python} -m pytest -v --tb=short -p no:cacheprovider -m '' "
+            f"{workers} -k 'cuda and not build' tests"
+        ],
+        "accuracy": [
+            f"{{measure}} accuracy --device cuda --limit {NUMBERS} --csv {{out}}/accuracy.csv"
+        ],
         "sanitizer": [
             # Not API errors: torch asks the driver for functions that it may not have.
-            [*sanitizer, "memcheck", "--report-api-errors", "no", *smoke],
-            [*sanitizer, "racecheck", *smoke],
+            f"{sanitizer} memcheck --report-api-errors no {smoke}",
+            f"{sanitizer} racecheck {smoke}",
         ],
+    }
+    python = shlex.quote(sys.executable)
+    names = {"python": python, "measure": f"{python} -m benchmarks", "out": shlex.quote(str(out))}
+    return {
+        step: [shlex.split(line.format(**names)) for line in lines]
+        for step, lines in commands.items()
     }
 
 
