@@ -10,26 +10,25 @@ from benchmarks.arguments import Refused, add_files, add_path
 DESCRIPTION = """\
 Draws what the files hold the data for: an overview, speed-up over F.mish, GB/s over
 size, peak memory, norm and Mish as one op, training steps of whole networks, errors
-over x, accuracies of the paper's comparison. Says what is left out, and why. Of several
-files, the names of the pictures begin with the file's.
+over x, accuracies of the paper's comparison. Of several files, the names of the
+pictures begin with the file's.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_files(parser)
     add_path(parser, "--output", "mish_pictures", "where the pictures go", "FOLDER")
-    forms = {"choices": ("png", "svg"), "default": "png"}
-    parser.add_argument("--format", **forms, help="default: %(default)s")
+    what = "default: %(default)s"
+    parser.add_argument("--format", choices=("png", "svg"), default="png", help=what)
 
 
 def run(args: argparse.Namespace) -> int:
     sources = results.read(args.csv)
-    drawn = False
+    paths = []
     for source in sources:
         prefix = f"{source.name}-" if len(sources) > 1 else ""
-        paths, missing = views.draw(source, args.output, args.format, prefix)
-        print(*paths, *(f"Left out of {source.path}: {line}." for line in missing), sep="\n")
-        drawn |= bool(paths)
-    if not drawn:
+        paths += views.draw(source, args.output, args.format, prefix)
+    if not paths:
         raise Refused("expected rows to draw, found none that suit")
+    print(*paths, sep="\n")
     return 0

@@ -40,9 +40,8 @@ def run(args: argparse.Namespace) -> int:
         facts = {"file": source.path.name}
         facts |= {name: source.facts[name] or "not recorded" for name in NAMES}
         tables = views.tables(source)
-        pictures, missing = views.pictures(source)
         shown = [(table.title, _html(table), note) for table, note in display.with_notes(tables)]
-        sections.append((title, facts, list(map(_image, pictures)), missing, shown))
+        sections.append((title, facts, map(_image, views.pictures(source)), shown))
         lines = (f"- {name}: {display.plain(fact)}" for name, fact in facts.items())
         texts += [f"## {display.plain(title)}", "\n".join(lines), display.markdown(tables)]
     template = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), autoescape=True)

@@ -19,29 +19,16 @@ SIZES = (65_536, 2**20, 2**24)  # of the speed-up bars
 DIRECTION_COLOURS = {"forward": OURS, "backward": SKY, "forward+backward": "#004a75"}
 
 
-def pictures(rows: pd.DataFrame, sizes: Sequence[int] = SIZES) -> tuple[list[Picture], list[str]]:
-    """The pictures for which there are rows, and what is left out and why.
+def pictures(rows: pd.DataFrame, sizes: Sequence[int] = SIZES) -> list[Picture]:
+    """The pictures for which there are rows.
 
     `sizes` are those of the speed-up bars: as many of them as were measured, else the largest.
     """
     dense = rows[(rows.layout == "x") & rows.direction.isin(KERNEL_DIRECTIONS)]
     grid = dense[dense.suite.isin(GRIDS)]  # of single functions beside all others
-    kinds = (
-        ("speed-up", "mish_cuda and F.mish on the same input", speed_ups(dense, sizes)),
-        ("whole networks", "suite networks", networks(rows[rows.suite == "networks"])),
-        ("peak memory", "forward+backward with its peak memory", memory(grid)),
-        ("speed-up under torch.compile", "suite compiled", compiled(rows)),
-        ("norm and Mish", "suite norms", norms(rows)),
-        ("GB/s over size", "suite kernels or gpu", rates(grid)),
-    )
-    found, missing = [], []
-    for kind, needs, pictures in kinds:
-        drawn = list(pictures)
-        found += drawn
-        missing += [] if drawn else [f"{kind}: no rows of {needs}"]
-    if strided := int((rows.layout != "x").sum()):
-        missing.append(f"{strided} rows of tensors that are not contiguous: no picture shows those")
-    return found, missing
+    whole = rows[rows.suite == "networks"]
+    more = (compiled(rows), norms(rows), rates(grid))
+    return [*itertools.chain(speed_ups(dense, sizes), networks(whole), memory(grid), *more)]
 
 
 def speed_ups(rows: pd.DataFrame, sizes: Sequence[int]) -> Iterator[Picture]:

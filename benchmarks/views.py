@@ -49,13 +49,12 @@ def tables(source: Results) -> list[Table]:
     return found
 
 
-def pictures(source: Results) -> tuple[list[Picture], list[str]]:
-    """All pictures of a file, and which kinds are left out and why."""
+def pictures(source: Results) -> list[Picture]:
+    """All pictures of a file."""
     name = _MODULES[source.kind][1]
     if name is None:
-        return [], [f"no picture shows {source.kind}"]
-    module = importlib.import_module(f"benchmarks.{name}")
-    found: tuple[list[Picture], list[str]] = module.pictures(source.rows)
+        return []
+    found: list[Picture] = importlib.import_module(f"benchmarks.{name}").pictures(source.rows)
     return found
 
 
@@ -79,17 +78,14 @@ def markdown(sources: Sequence[Results]) -> str:
     return "\n\n".join(parts)
 
 
-def draw(
-    source: Results, folder: Path, form: str = "png", prefix: str = ""
-) -> tuple[list[Path], list[str]]:
-    """Write the pictures of a file; returns their paths, and what is left out and why."""
+def draw(source: Results, folder: Path, form: str = "png", prefix: str = "") -> list[Path]:
+    """Write the pictures of a file; returns their paths."""
     from benchmarks import plots
 
-    found, missing = pictures(source)
-    paths = [folder / f"{prefix}{picture.name}.{form}" for picture in found]
-    for picture, path in zip(found, paths, strict=True):
+    found = {folder / f"{prefix}{each.name}.{form}": each for each in pictures(source)}
+    for path, picture in found.items():
         plots.save(picture, path, environment.summary(source.facts))
-    return paths, missing
+    return list(found)
 
 
 def _no_table(source: Results) -> str:

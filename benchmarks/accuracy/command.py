@@ -58,6 +58,6 @@ def run(args: argparse.Namespace) -> int:
     (source,) = found = results.read([args.csv])
     views.show(found, console)
     picture = args.csv.with_suffix(".png")
-    for drawn in views.pictures(source)[0]:
+    for drawn in views.pictures(source):
         plots.save(drawn, picture, environment.summary(facts))
     return conclude(judge(source.rows), "bounds", f"{args.csv}, {picture}", console)

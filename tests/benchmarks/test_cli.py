@@ -152,9 +152,9 @@ def shell(line: str, folder: Path, status: int = 0, **env: str) -> subprocess.Co
     [f"table {SPEED}", f"table --markdown {NETWORKS}", f"compare {SPEED} {SPEED}", "--help"],
     ids=["table", "markdown", "compare", "help"],
 )
-def test_output_that_fails_or_lacks_characters(command: str, tmp_path: Path) -> None:
-    full = shell(f"benchmarks {command} > /dev/full", tmp_path, status=2)
-    assert "No space left on device" in full.stderr
+def test_a_reader_that_goes_away_and_an_encoding_that_lacks_characters(
+    command: str, tmp_path: Path
+) -> None:
     # A reader that goes away: status 1 would mean "slower".
     closed = shell(f"benchmarks {command} | (exec <&-; sleep 1)", tmp_path, 128 + signal.SIGPIPE)
     assert closed.stderr == ""

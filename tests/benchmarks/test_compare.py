@@ -95,9 +95,7 @@ def test_what_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert [line[-2] for line in lines] == ["3.00", "1.50", "0.50"]
     assert "| mish_cuda | 4 | 2 | 1 | 1.25 |" in output
     assert "4 rows in both files: 2 slower and 1 faster" in output
-    only_old, only_new = output.split("### only in the old file")[1].split("### only in the new")
-    assert "bf16 8x64 on 2 threads, bf16 8x64 as x[:, ::2] |" in only_old
-    assert "| kernels: F.mish forward | fp32 1,024 |" in only_new
+    assert "2 rows are only in the old file, 1 in the new one." in output
     assert "Not judged: naive." in output
 
 

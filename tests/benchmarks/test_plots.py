@@ -6,16 +6,14 @@ from pathlib import Path
 
 import pytest
 from matplotlib import image
-from rows import FACTS, Row, everything, frame, main, network, pair, refusal, row, write
+from rows import Row, everything, frame, main, network, pair, refusal, row, write
 
-from benchmarks import plots, speed_plots, views
+from benchmarks import plots, speed_plots
 from benchmarks.plots import Picture
-from benchmarks.results import Results
 
 
 def draw(rows: list[Row], sizes: tuple[int, ...] = speed_plots.SIZES) -> dict[str, Picture]:
-    pictures, _ = speed_plots.pictures(frame(rows), sizes)
-    return {picture.name: picture for picture in pictures}
+    return {picture.name: picture for picture in speed_plots.pictures(frame(rows), sizes)}
 
 
 def panels(picture: Picture) -> dict[str, str]:
@@ -132,19 +130,6 @@ def test_networks_have_a_panel_for_what_was_measured() -> None:
     assert panels(picture) == inference
 
 
-def test_what_is_not_drawn_is_said_with_the_reason() -> None:
-    pictures, missing = speed_plots.pictures(frame(pair(1.0, suite="launch")), (65_536,))
-    assert [picture.name for picture in pictures] == ["overview"]
-    assert "GB/s over size: no rows of suite kernels or gpu" in missing
-    assert len(missing) == 5
-    strided = row("relu", 1.0, "forward", 8, 8, suite="claims", layout="x.t()")
-    pictures, missing = speed_plots.pictures(frame([*everything(512, 65_536, 2**20), strided]))
-    assert missing == ["1 rows of tensors that are not contiguous: no picture shows those"]
-    assert len({picture.name for picture in pictures}) == len(pictures)
-    counts = Results(Path("a"), "a", "counts", FACTS, frame(pair(1.0)))
-    assert views.pictures(counts)[1] == ["no picture shows counts"]
-
-
 @pytest.mark.parametrize("name", ["mish_cuda", "a provider with a long name, $x^{", "f_\\1"])
 def test_pictures_are_opaque_and_nothing_leaves_them(name: str, tmp_path: Path) -> None:
     rows = [
@@ -170,7 +155,6 @@ def test_files_of_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert {file.name for file in folder.iterdir()} == names
     output = capsys.readouterr().out
     assert str(folder / "overview.svg") in output
-    assert "whole networks: no rows of suite networks" in output
     for file in folder.iterdir():  # where the data are from
         assert "a device · a cpu_capability · a clock · mish_cuda a mish_cuda (" in file.read_text()
     assert ">2.0x</text>" in (folder / "overview.svg").read_text()

@@ -14,7 +14,6 @@ from benchmarks import arguments, measure, providers, run
 from benchmarks.arguments import INTERRUPTED, Refused
 from benchmarks.cases import KERNEL_DIRECTIONS, KERNEL_PROVIDERS, Group, preset_shapes
 from benchmarks.measure import Measured
-from benchmarks.timing import Sampler, Statement
 
 FORWARD = ("--directions", "forward", "--dtypes", "fp32", "--sizes")
 
@@ -170,24 +169,6 @@ def test_ctrl_c_keeps_what_was_measured(
     assert "Nothing was measured" in output
     assert "a device" not in output  # the older file is no result of this run
     assert path.read_text() == older
-
-
-def test_ctrl_c_after_enough_rounds_keeps_a_group(
-    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Those of its cases that did not fail, and why the others did; nothing after it."""
-
-    def interrupted(statement: Statement) -> Sampler:
-        return MagicMock(side_effect=[1e-6] * 3 + [KeyboardInterrupt])  # of a Group's min_rounds
-
-    monkeypatch.setattr(measure, "sampler", interrupted)
-    fails(monkeypatch, "relu")
-    names = ["--providers", "mish_cuda", "relu", "copy", "--seconds", "60"]
-    assert execute(path, *FORWARD, "7", "8", *names) == INTERRUPTED
-    rows = read(path)
-    assert list(zip(rows.provider, rows.numel, strict=True)) == [("mish_cuda", 7), ("copy", 7)]
-    assert set(rows.rounds) == {3}
-    assert "relu forward fp32 7: RuntimeError: no compiler" in capsys.readouterr().out
 
 
 def test_without_kernels_run_says_what_it_measures(
