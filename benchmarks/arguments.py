@@ -20,7 +20,6 @@ class Refused(Exception):
 
 
 def add_device(parser: argparse.ArgumentParser, *flags: str) -> None:
-    """The option --device."""
     usual = "cuda" if torch.cuda.is_available() else "cpu"
     help = "cpu, cuda, cuda:N or N, the number of a GPU (default: %(default)s)"
     parser.add_argument(*flags, "--device", type=device, default=usual, help=help)
@@ -40,12 +39,10 @@ def add_path(
 
 
 def add_csv(parser: argparse.ArgumentParser, default: str) -> None:
-    """The option --csv."""
     add_path(parser, "--csv", default, "file to write, over an older one")
 
 
 def add_files(parser: argparse.ArgumentParser) -> None:
-    """The files of results to read."""
     parser.add_argument("csv", type=Path, nargs="+", metavar="FILE.csv")
 
 

@@ -193,7 +193,6 @@ def norm_groups(
     directions: Iterable[str] = NORM_DIRECTIONS,
     threads: int = 1,
 ) -> list[Group]:
-    """Norms with Mish behind them; `shapes` by the norm."""
     known = [direction for direction in directions if direction in NORM_DIRECTIONS]
     groups = []
     for norm in shapes:

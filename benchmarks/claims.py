@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -45,7 +46,6 @@ class Claim:
     uncounted: float
 
     def rivals_of(self, case: Case) -> list[Case]:
-        """What `case` is compared with."""
         return [replace(case, provider=r, threads=self.rival_threads) for r in self.rivals]
 
 
@@ -84,7 +84,9 @@ def claim_groups() -> list[Group]:
 def judge(rows: pd.DataFrame) -> list[Verdict]:
     """The claims of which at least one ratio was measured, each by the ratio that speaks most
     against it."""
-    medians = rows.drop_duplicates(KEY, keep="last").set_index(KEY).median_s.to_dict()
+    medians: dict[Any, float] = (
+        rows.drop_duplicates(KEY, keep="last").set_index(KEY).median_s.to_dict()
+    )
 
     def time(suite: str, case: Case) -> float | None:
         known = {"suite": suite, **case.row()}

@@ -48,7 +48,6 @@ MISH_CUDA_COMMIT=$(git describe --always --dirty)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv` and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         import mish_cuda  # noqa: F401  # tells in a line what is wrong with torch

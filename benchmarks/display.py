@@ -41,12 +41,10 @@ class Verdict:
 
 
 def frame(header: Iterable[str], rows: Iterable[Iterable[str]]) -> pd.DataFrame:
-    """A data frame of text."""
     return pd.DataFrame([tuple(row) for row in rows], columns=list(header), dtype=str)
 
 
 def verdict_table(title: str, verdicts: Iterable[Verdict], note: str = "") -> Table:
-    """A row for each verdict."""
     rows = ((v.subject, v.note, v.required, v.measured, yes_no(v.ok)) for v in verdicts)
     return Table(title, frame(("", "worst of", "required", "measured", "ok"), rows), note, names=2)
 
@@ -62,7 +60,6 @@ def conclude(verdicts: Iterable[Verdict], what: str, files: str, console: Consol
 
 
 def yes_no(ok: bool) -> str:
-    """As tables say whether something holds."""
     return "yes" if ok else "NO"
 
 
@@ -77,7 +74,6 @@ def with_notes(tables: Sequence[Table]) -> Iterator[tuple[Table, str]]:
 
 
 def show(tables: Sequence[Table], console: Console) -> None:
-    """Print tables in the terminal."""
     for table, note in with_notes(tables):
         rich = RichTable(
             title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD, padding=0

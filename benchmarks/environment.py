@@ -56,7 +56,6 @@ def without_kernels(device: str, command: str, **facts: str) -> dict[str, str]:
 
 
 def summary(facts: Mapping[str, str]) -> str:
-    """One line for people."""
     build = ", ".join(filter(None, (facts["backend"], facts["commit"])))
     named = {"torch": "torch", "cuda": "CUDA", "driver": "driver", "python": "Python"}
     parts = (

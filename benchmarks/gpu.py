@@ -73,7 +73,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def steps(out: Path) -> dict[str, list[list[str]]]:
-    """The commands of each step."""
     workers = f"-n {min(WORKERS, os.cpu_count() or 1)}" if find_spec("xdist") else ""
     sanitizer = "compute-sanitizer --error-exitcode 1 --tool"
     smoke = "{measure} smoke --device cuda"
@@ -151,7 +150,6 @@ def run_step(commands: Sequence[Sequence[str]], log: Path, limit: float = LIMIT)
 
 
 def environment(step: str) -> dict[str, str]:
-    """The variables of a step's commands."""
     homes = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
     folders = [os.environ.get("PATH", ""), *(f"{home}/bin" for home in homes if home)]
     # Code for GPUs that are not here would take minutes to compile.

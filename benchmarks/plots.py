@@ -130,10 +130,8 @@ def bars(
 
 
 def colour(provider: str) -> str:
-    """The colour of a provider or an activation in all pictures."""
     return COLOURS.get(provider, MUTED)
 
 
 def slug(text: str) -> str:
-    """A file's name."""
     return re.sub(r"[^\w.+-]+", "-", text).strip("-")

@@ -106,7 +106,6 @@ def statement(case: Case, inputs: Inputs) -> Statement:
 
 
 def call(case: Case, inputs: Inputs) -> Any:
-    """Runs what `case` times, once, and returns its result."""
     return statement(case, inputs).function()()
 
 
@@ -164,7 +163,7 @@ def _compile(
     result: Function = torch.compile(inner, dynamic=True, fullgraph=True)
     # Inductor tunes its code for the first size that it sees. As many tensors as operands: of one,
     # given twice, it would make a kernel with one operand.
-    kind = {"dtype": dtype, "device": device, "requires_grad": compiled.trains}
+    kind: dict[str, Any] = {"dtype": dtype, "device": device, "requires_grad": compiled.trains}
     size = 2**20 if device.type == "cpu" else 2**26
     result(*(torch.ones(size, **kind) for _ in range(inner.__code__.co_argcount)))
     return result

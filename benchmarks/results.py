@@ -57,7 +57,6 @@ class Results:
 
 
 def columns(kind: str) -> list[str]:
-    """The names of all columns of a kind of file."""
     return [*KINDS[kind].split(), *environment.NAMES]
 
 

@@ -122,7 +122,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def choose(args: argparse.Namespace) -> list[Group]:
-    """The groups that the options ask for."""
     if REMEDY:
         raise Refused(f"mish_cuda has no kernels to measure: {REASON}. {REMEDY}.")
     if args.batch and not args.preset:

@@ -64,7 +64,6 @@ def _speed_up(row: tuple[str, str], ratio: float) -> Bar:
 
 
 def compiled(rows: pd.DataFrame) -> Iterator[Picture]:
-    """Speed-up over compiled F.mish, for each dtype and size."""
     for _, _, times in neighbour_times(rows, "compiled"):
         ratios = (times["F.mish"] / times["mish_cuda"]).dropna()
         for (dtype, shape), group in ratios.groupby(["dtype", "shape"], sort=False):

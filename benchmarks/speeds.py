@@ -46,7 +46,6 @@ _SHORT = {
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:
-    """All tables for which there are rows."""
     verdicts = claims.judge(rows)
     judged = [verdict_table("claims", verdicts, CLAIMS_NOTE)] if verdicts else []
     speeds = (*_kernels(rows), *_memory(rows), *_with_neighbours(rows), *_networks(rows))
@@ -54,7 +53,6 @@ def tables(rows: pd.DataFrame) -> list[Table]:
 
 
 def shape_text(shape: str) -> str:
-    """A shape as a file has it, for people."""
     return format_shape(shape_of(shape))
 
 
@@ -74,7 +72,6 @@ def _pivot(rows: pd.DataFrame, values: str, index: list[str], columns: str) -> p
 
 
 def _kernels(rows: pd.DataFrame) -> Iterator[Table]:
-    """A table for each number of threads and direction."""
     rows = rows[rows.suite.isin(GRIDS)]
     base, *others = _providers(rows) or [""]
     for (threads, direction), alike in rows.groupby(["threads", "direction"], sort=False):
@@ -141,7 +138,6 @@ def _with_neighbours(rows: pd.DataFrame) -> Iterator[Table]:
 
 
 def _networks(rows: pd.DataFrame) -> Iterator[Table]:
-    """A table for each network and input."""
     kinds = ["network", "shape", "dtype", "threads"]
     alike = rows[rows.suite == "networks"].groupby(kinds, sort=False)
     for (network, shape, dtype, threads), group in alike:

@@ -124,12 +124,10 @@ def build(toolkit: Toolkit, arch: str, flags: list[str], library: Path) -> Kerne
 
 
 def operands_of(dtype: torch.dtype, op: int, size: int) -> list[Tensor]:
-    """The output and the inputs."""
     return [torch.randn(size, dtype=dtype, device="cuda") for _ in range(op + 2)]
 
 
 def other_bits(kernels: dict[str, Kernel], dtype: torch.dtype, op: int) -> set[str]:
-    """The variants that differ from the first."""
     out, *inputs = operands_of(dtype, op, ODD_SIZE)
     results = {}
     for name, kernel in kernels.items():

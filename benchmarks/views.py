@@ -43,14 +43,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def tables(source: Results) -> list[Table]:
-    """All tables of a file."""
     module = importlib.import_module(f"benchmarks.{_MODULES[source.kind][0]}")
     found: list[Table] = module.tables(source.rows)
     return found
 
 
 def pictures(source: Results) -> list[Picture]:
-    """All pictures of a file."""
     name = _MODULES[source.kind][1]
     if name is None:
         return []
@@ -59,7 +57,6 @@ def pictures(source: Results) -> list[Picture]:
 
 
 def show(sources: Sequence[Results], console: Console | None = None) -> None:
-    """Print the tables of files."""
     console = console or Console(highlight=False)
     for source in sources:
         found = tables(source)
@@ -70,7 +67,6 @@ def show(sources: Sequence[Results], console: Console | None = None) -> None:
 
 
 def markdown(sources: Sequence[Results]) -> str:
-    """The same in Markdown."""
     parts = []
     for source in sources:
         parts.append(display.markdown(tables(source)) or _no_table(source))

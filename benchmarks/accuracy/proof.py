@@ -74,8 +74,10 @@ def prove(
     on_cuda = device.startswith("cuda")
     backend = "cuda" if on_cuda else "cpu"
     there = partial(partial, implementations.on_device, device)
-    installed = {"cuda" if on_cuda else "mish_cuda": there(implementations.registered)}
-    native = {NATIVE: there(implementations.native)}
+    installed: Implementations = {
+        "cuda" if on_cuda else "mish_cuda": there(implementations.registered)
+    }
+    native: Implementations = {NATIVE: there(implementations.native)}
     judged = installed if on_cuda else implementations.kernels()
     usual = LIMIT_FP64 if number_format is FP64 else ALL
     sweeps = [({**judged, **native}, usual)]

@@ -67,7 +67,6 @@ def judge(rows: pd.DataFrame) -> list[Verdict]:
 
 
 def region(bound: Bound) -> str:
-    """The x that a bound is about."""
     low, high = bound.low, bound.high
     if math.isnan(low):
         return "inf, NaN"
@@ -87,7 +86,8 @@ def _judged(rows: pd.DataFrame) -> pd.DataFrame:
     keys = ["dtype", "function", "reference"]
     found = []
     for key, group in rows.groupby(keys, sort=False):
-        for place, bound in enumerate(_bounds(backend, *key, group)):
+        dtype, function, reference = key
+        for place, bound in enumerate(_bounds(backend, dtype, function, reference, group)):
             inside = [covers(bound, *ends) for ends in zip(group.low, group.high, strict=True)]
             for name, each in group[inside].groupby("implementation", sort=False):
                 found.append((*key, place, bound, name, *together(each.itertuples())))

@@ -48,7 +48,6 @@ class Study:
             self._refuse_other(path, torch.load(path, map_location="cpu")["of"])
 
     def finished(self) -> set[Run]:
-        """The runs that are recorded."""
         return set(zip(self._rows.activation, map(int, self._rows.seed), strict=True))
 
     def save(
@@ -86,7 +85,6 @@ class Study:
         return self._checkpoints / "{}-{}.pt".format(*run)
 
     def _refuse_other(self, path: Path, there: Mapping[str, Any]) -> None:
-        """Refuses runs that would not be comparable."""
         different = [
             f"{name}: {there[name]} there, {self._fixed[name]} now"
             for name in SAME

@@ -115,7 +115,6 @@ def count_all(toolkit: Toolkit, cuobjdump: str, archs: Sequence[str]) -> list[Ro
 
 
 def output_of(*command: str) -> str:
-    """What a program prints; refuses where it fails."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise Refused(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")

@@ -130,7 +130,7 @@ def _graph(kernel: Sequence[Instruction]) -> nx.DiGraph:
     for step, following in zip(kernel, [*kernel[1:], None], strict=True):
         graph.add_node(step)
         nexts = [following] if step.falls_through else []
-        nexts.append(by_address.get(step.target))
+        nexts.append(by_address.get(step.target or -1))
         graph.add_edges_from((step, after) for after in nexts if after)
     return graph
 
