@@ -18,10 +18,7 @@ from benchmarks.units import format_shape
 Shape = tuple[int, ...]
 
 KERNEL_DIRECTIONS = ("forward", "backward", "forward+backward")
-# Grids of providers side by side ("kernels", and "gpu" with sizes up to 2^30); pairs for claims;
-# the cost of a call on a GPU.
-SUITES = ("kernels", "compiled", "norms", "claims", "gpu", "launch", "networks")
-GRIDS = ("kernels", "gpu")
+GRIDS = ("kernels", "gpu")  # the suites of providers side by side; "gpu" has sizes up to 2^30
 # The columns that together tell a row of a file from all others.
 KEY = ["suite", "network", "provider", "direction", "dtype", "shape", "layout", "threads"]
 

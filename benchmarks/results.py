@@ -17,7 +17,6 @@ import pandas as pd
 
 from benchmarks import environment
 from benchmarks.arguments import Refused
-from benchmarks.cases import DTYPES, LAYOUTS, SUITES
 
 # The columns of each kind of file, in their order, before those of the environment.
 KINDS = {
@@ -31,18 +30,11 @@ KINDS = {
     "epochs": "dataset activation seed epoch train_loss test_accuracy seconds epochs width "
     "batch_size threads learning_rate",
 }
-# What the columns hold: one of these texts, any text, or else a number from 0 on.
-_CHOICES: dict[str, Iterable[str]] = {
-    "suite": SUITES,
-    "dtype": DTYPES,
-    "layout": LAYOUTS,
-    "formula": ("ours", "plain"),
-    "dataset": ("digits", "cifar10", "cifar100"),
-    "activation": ("Mish", "Swish", "ReLU", "GELU"),
-}
-_TEXTS = "network provider direction shape function implementation reference arch access_bits"
-_OF_EITHER_SIGN = ("low", "high", "ulp_at", "absolute_at")
-_MAY_BE_EMPTY = (*_OF_EITHER_SIGN, "peak_bytes", "train_loss")  # empty or NaN
+# The columns of these names hold texts, the others numbers, or nothing.
+_TEXTS = (
+    *("suite", "network", "provider", "direction", "dtype", "shape", "layout", "function"),
+    *("implementation", "reference", "arch", "formula", "access_bits", "dataset", "activation"),
+)
 
 
 @dataclass(frozen=True)
@@ -107,25 +99,15 @@ def parse(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
     """Texts as the numbers that they stand for; an empty one as NaN.
 
     Raises:
-        ValueError: a text is not what belongs in its column.
+        ValueError: a text is no number.
     """
     for name in KINDS[kind].split():
-        texts = frame[name]
-        if name in _CHOICES:
-            expected = f"one of {', '.join(_CHOICES[name])}"
-            fits = texts.isin(list(_CHOICES[name]))
-        elif name in _TEXTS.split():
-            continue
-        else:
-            expected = "a number"
-            values = pd.to_numeric(texts.replace("", "nan"), errors="coerce")
-            fits = values.notna() if name in _OF_EITHER_SIGN else values >= 0
-            if name in _MAY_BE_EMPTY:
-                fits |= texts.isin(("", "nan"))
-            frame = frame.assign(**{name: values})
-        if not fits.all():
-            line = fits.to_numpy().argmin()
-            raise ValueError(f"line {line + 2}: expected {expected} as {name}, got {texts[line]!r}")
+        if name not in _TEXTS:
+            try:
+                numbers = pd.to_numeric(frame[name].mask(frame[name].isin(("", "nan"))))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            frame = frame.assign(**{name: numbers})
     return frame
 
 
@@ -133,10 +115,9 @@ def _read(path: Path, name: str, kind: str | None) -> Results:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = pd.read_csv(file, dtype=str, keep_default_na=False)
-        lacking = {k: [c for c in columns(k) if c not in rows] for k in KINDS}
-        found = min(lacking, key=lambda k: len(lacking[k]))
-        if lacking[found]:
-            raise ValueError(f"it lacks {', '.join(lacking[found])}")
+        found = next((k for k in KINDS if {*columns(k)} <= {*rows}), None)
+        if found is None:
+            raise ValueError("it lacks columns")
         rows = parse(rows, found)
     except ValueError as error:
         raise Refused(f"{path} is no file of results, or a damaged one: {error}") from error

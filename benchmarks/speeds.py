@@ -64,7 +64,7 @@ def _providers(rows: pd.DataFrame) -> list[str]:
 
 def _pivot(rows: pd.DataFrame, values: str, index: list[str], columns: str) -> pd.DataFrame:
     """Values by dtype, shape and more, in the order of dtypes and sizes."""
-    order = rows.dtype.map(list(DTYPES).index)
+    order = rows.dtype.map({dtype: place for place, dtype in enumerate(DTYPES)})
     rows = rows.assign(order=order).sort_values(["order", "numel"], kind="stable")
     return rows.pivot_table(
         index=index, columns=columns, values=values, aggfunc="first", sort=False
