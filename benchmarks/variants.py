@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if not torch.cuda.is_available():
         raise Refused(f"expected a GPU, but torch {torch.__version__} sees none")
+    args.csv.parent.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * args.minutes
     gpu = torch.cuda.get_device_properties()
     toolkit = find_toolkit([f"{gpu.major}.{gpu.minor}"], str(torch.version.cuda).split(".")[0])
