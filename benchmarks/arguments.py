@@ -82,7 +82,8 @@ def device(text: str) -> str:
     count = torch.cuda.device_count()
     if name != "cpu" and int(name.partition(":")[2] or 0) >= count:
         # In one line, without the usage that argparse prints before an error of its own.
-        raise Refused(f"expected a GPU for {text}, but torch {torch.__version__} sees {count or 'none'}")
+        seen = count or "none"
+        raise Refused(f"expected a GPU for {text}, but torch {torch.__version__} sees {seen}")
     return name
 
 
