@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
-import os
 import shlex
 import signal
 import sys
@@ -49,7 +48,6 @@ MISH_CUDA_COMMIT=$(git describe --always --dirty)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv` and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         import mish_cuda  # noqa: F401  # tells in a line what is wrong with torch
@@ -95,24 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_program() -> int:
-    """The exit status of the whole program, whatever becomes of its output.
-
-    A reader that closes its pipe, as head does, ends the program quietly. An output that cannot be
-    written, as to a full disk, is told in a line. An encoding that lacks a character gets its code.
-    """
+    """The exit status of the whole program. A reader that closes its pipe, as head does, ends it
+    quietly. An encoding that lacks a character gets its code."""
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        try:
-            return main()
-        finally:  # of --help too
-            if sys.stdout is not None:
-                sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer
-        return _refuse(PROG, f"cannot write the output: {error.strerror or error}")
+    return main()
 
 
 def _refuse(prog: str, problems: str) -> int:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from benchmarks import display, environment, results
-from benchmarks.arguments import FAILED, UNJUDGED, Refused, percent
+from benchmarks import display, results
+from benchmarks.arguments import FAILED, UNJUDGED, Refused, add_number, percentage
 from benchmarks.cases import KEY
-from benchmarks.display import Table, frame
+from benchmarks.display import Table
 from benchmarks.results import Results
 from benchmarks.speeds import shape_text
 from benchmarks.units import format_seconds
@@ -34,19 +34,10 @@ has no row in both
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("old", type=Path, metavar="OLD.csv")
     parser.add_argument("new", type=Path, metavar="NEW.csv")
-    parser.add_argument(
-        "--threshold",
-        type=percent,
-        default=0.1,
-        metavar="PERCENT",
-        help="changes up to this count as none (default: 10)",
-    )
-    parser.add_argument(
-        "--providers",
-        nargs="+",
-        metavar="NAME",
-        help="compare these alone, as mish_cuda (default: all)",
-    )
+    what = "changes up to this percentage count as none"
+    add_number(parser, "--threshold", kind=percentage, default="10", help=what)
+    what = "compare these alone, as mish_cuda (default: all)"
+    parser.add_argument("--providers", nargs="+", metavar="NAME", help=what)
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
 
 
@@ -54,14 +45,8 @@ def run(args: argparse.Namespace) -> int:
     old, new = (results.read([path], "speed")[0] for path in (args.old, args.new))
     rows = pair(old.rows, new.rows)
     wanted = args.providers or list(old.rows.provider.unique())
-    known = list(pd.concat([old.rows, new.rows]).provider.unique())
-    if unknown := [name for name in wanted if name not in known]:
-        raise Refused(
-            f"expected providers of {args.old} or {args.new} ({', '.join(known)}), "
-            f"got {', '.join(unknown)}"
-        )
     if args.providers:
-        rows = rows[rows.provider.isin(args.providers)]
+        rows = rows[rows.provider.isin(wanted)]
     both = judge(rows[rows._merge == "both"], args.threshold)
     if both.empty:
         of = f" of {', '.join(args.providers)}" if args.providers else ""
@@ -70,7 +55,6 @@ def run(args: argparse.Namespace) -> int:
         _environments(old, new),
         *(_changes(both, change) for change in ("slower", "faster")),
         _by_provider(both),
-        *(_only(rows, which) for which in ("old", "new")),
     ]
     tables = [table for table in tables if not table.frame.empty]
     if args.markdown:
@@ -80,15 +64,13 @@ def run(args: argparse.Namespace) -> int:
     count = both.change.value_counts().reindex(["slower", "faster", "unclear"], fill_value=0)
     print(
         f"{len(both)} rows in both files: {count.slower} slower and {count.faster} faster by more "
-        f"than {100 * args.threshold:g} %; {count.unclear} changed by more, but within their "
-        "spread."
+        f"than {100 * args.threshold:g} %; {count.unclear} by more, but within their spread."
     )
+    only = rows._merge.value_counts()
+    print(f"{only.left_only} rows are only in the old file, {only.right_only} in the new one.")
     unjudged = [name for name in wanted if name not in set(both.provider)]
     if unjudged:
-        print(
-            f"Not judged: {', '.join(unjudged)}. {args.old} and {args.new} have no row of theirs "
-            "in common: measure them, or choose others with --providers."
-        )
+        print(f"Not judged: {', '.join(unjudged)}. No row of theirs is in both files.")
     return FAILED if count.slower else UNJUDGED if unjudged else 0
 
 
@@ -115,18 +97,19 @@ def judge(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def _environments(old: Results, new: Results) -> Table:
-    different = [
-        (name, old.facts[name], new.facts[name])
-        for name in environment.NAMES
-        if name not in ("date", "command") and old.facts[name] != new.facts[name]
-    ]
-    return Table("what differs", frame(("", "old", "new"), different), names=3)
+    facts = pd.DataFrame({"old": old.facts, "new": new.facts}).drop(["date", "command"])
+    different = facts[facts.old != facts.new].rename_axis("").reset_index()
+    return Table("what differs", different, names=3)
 
 
 def _changes(rows: pd.DataFrame, change: str) -> Table:
     rows = rows[rows.change == change].sort_values("ratio", ascending=change == "faster")
+    layouts = (" as " + rows.layout).where(rows.layout != "x", "")
+    threads = (" on " + rows.threads.astype(str) + " threads").where(rows.threads != 1, "")
+    inputs = rows.dtype + " " + rows["shape"].map(shape_text).astype(str) + layouts + threads
+    names = rows.suite + ": " + rows.network + " " + rows.provider + " " + rows.direction
     columns = {
-        "": _cases(rows) + " " + _inputs(rows),
+        "": names.str.replace("  ", " ") + " " + inputs,
         "old": rows.median_s.map(format_seconds),
         "new": rows.median_s_new.map(format_seconds),
         "new / old": rows.ratio.map("{:.2f}".format),
@@ -135,31 +118,11 @@ def _changes(rows: pd.DataFrame, change: str) -> Table:
 
 
 def _by_provider(rows: pd.DataFrame) -> Table:
-    alike = rows.groupby("provider", sort=False)
-    counts = {
-        change: alike.change.agg(lambda found, change=change: (found == change).sum())
-        for change in ("slower", "faster")
-    }
-    medians = alike.ratio.median().map("{:.2f}".format)
-    found = pd.DataFrame({"rows": alike.size(), **counts, "new / old": medians}).astype(str)
-    return Table("medians of all rows, by provider", found.rename_axis("").reset_index())
-
-
-def _only(rows: pd.DataFrame, which: str) -> Table:
-    """Inputs, for each suite, network, provider and direction."""
-    rows = rows[rows._merge == {"old": "left_only", "new": "right_only"}[which]]
-    found = _inputs(rows).groupby(_cases(rows), sort=False).agg(", ".join)
-    return Table(f"only in the {which} file", frame(("", "inputs"), found.items()), names=2)
-
-
-def _cases(rows: pd.DataFrame) -> pd.Series:
-    """What was timed, in words."""
-    words = rows.suite + ": " + rows.network + " " + rows.provider + " " + rows.direction
-    return words.str.replace("  ", " ")
-
-
-def _inputs(rows: pd.DataFrame) -> pd.Series:
-    """The input that it was timed with."""
-    layouts = (" as " + rows.layout).where(rows.layout != "x", "")
-    threads = (" on " + rows.threads.astype(str) + " threads").where(rows.threads != 1, "")
-    return rows.dtype.astype(str) + " " + rows["shape"].map(shape_text) + layouts + threads
+    medians = rows.groupby("provider", sort=False).ratio.agg(["size", "median"])
+    counts = pd.crosstab(rows.provider, rows.change).reindex(
+        medians.index, columns=["slower", "faster"], fill_value=0
+    )
+    counts.insert(0, "rows", medians["size"])
+    counts["new / old"] = medians["median"].map("{:.2f}".format)
+    found = counts.astype(str).rename_axis("").rename_axis(None, axis=1).reset_index()
+    return Table("medians of all rows, by provider", found)

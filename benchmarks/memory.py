@@ -14,9 +14,6 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.arguments import Refused
-from benchmarks.units import format_bytes
-
 
 def peak(function: Callable[[], object], device: str) -> int:
     """The most bytes that torch had allocated during a call, above those allocated before it.
@@ -44,36 +41,6 @@ def keep_freed() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(m_mmap_max, 0)
         libc.mallopt(m_trim_threshold, -1)
-
-
-def require(device: str, what: str, needed: int, option: str) -> None:
-    """Refuse what the CPU's memory cannot hold: Linux would kill the process without a word.
-
-    CUDA says so itself, and the next case goes on.
-    """
-    free = _available()
-    if device == "cpu" and free is not None and needed > free:
-        raise Refused(
-            f"{what} takes about {format_bytes(needed)}, of which {format_bytes(free)} are free: "
-            f"give a smaller {option}"
-        )
-
-
-def _available() -> int | None:
-    """Bytes of the machine's memory, or of the container's, that are free; None if not known."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return None
-    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    try:
-        limit, used = (
-            int(Path("/sys/fs/cgroup", name).read_text(encoding="utf-8"))
-            for name in ("memory.max", "memory.current")
-        )
-    except (OSError, ValueError):  # no control group, or "max": no limit
-        return free
-    return min(free, limit - used)
 
 
 def _allocations(function: Callable[[], object]) -> list[int]:

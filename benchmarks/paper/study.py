@@ -32,7 +32,7 @@ class Study:
     Every file is replaced as a whole: wherever a process is killed, it leaves the old or the new.
 
     Raises:
-        Refused: the folder has runs, finished or not, of other settings, or damaged ones.
+        Refused: the folder has runs, finished or not, of other settings.
     """
 
     def __init__(self, folder: Path, settings: Settings, facts: Mapping[str, str]) -> None:
@@ -42,27 +42,18 @@ class Study:
         self._fixed = {**asdict(settings), **facts}
         self._rows = pd.DataFrame(columns=results.columns("epochs"), dtype=str)
         if self.path.exists():
-            self._rows = read(self.path).rows
+            self._rows = results.read([self.path], "epochs")[0].rows
             self._refuse_other(self.path, self._rows.iloc[0])
-        for run in self.finished():
-            # There still if the process was killed right after the run was recorded.
-            self.checkpoint(run).unlink(missing_ok=True)
-        for path in sorted(self._checkpoints.glob("*.pt")):
-            self._refuse_other(path, _state(path)["of"])
+        for path in self._checkpoints.glob("*.pt"):
+            self._refuse_other(path, torch.load(path, map_location="cpu")["of"])
 
     def finished(self) -> set[Run]:
-        """The runs that are recorded."""
         return set(zip(self._rows.activation, map(int, self._rows.seed), strict=True))
-
-    def checkpoint(self, run: Run) -> Path:
-        """The file of a run that is not finished."""
-        return self._checkpoints / "{}-{}.pt".format(*run)
 
     def save(
         self, run: Run, network: nn.Module, optimizer: torch.optim.Optimizer, curve: Sequence[Epoch]
     ) -> None:
         """Records the epochs of a run: in a checkpoint, or finished ones among the rows."""
-        checkpoint = self.checkpoint(run)
         if len(curve) < self.settings.epochs:
             state = {
                 "of": {name: str(self._fixed[name]) for name in SAME},
@@ -70,76 +61,40 @@ class Study:
                 "optimizer": optimizer.state_dict(),
                 "curve": curve,
             }
-            _replace(checkpoint, lambda part: torch.save(state, part))
+            _replace(self._checkpoint(run), lambda part: torch.save(state, part))
             return
         fixed = {**self._fixed, "activation": run[0], "seed": run[1]}
         new = pd.DataFrame([{**fixed, **epoch} for epoch in curve])
         rows = pd.concat([self._rows, new]) if len(self._rows) else new
         self._rows = rows[results.columns("epochs")]
         _replace(self.path, lambda part: self._rows.to_csv(part, index=False, na_rep="nan"))
-        checkpoint.unlink(missing_ok=True)
+        self._checkpoint(run).unlink(missing_ok=True)
 
     def load(self, run: Run, network: nn.Module, optimizer: torch.optim.Optimizer) -> list[Epoch]:
         """Puts back what was saved and returns the epochs up to then: none if nothing was saved."""
-        path = self.checkpoint(run)
+        path = self._checkpoint(run)
         if not path.exists():
             return []
-        state = _state(path)
+        state = torch.load(path, map_location="cpu")
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         curve: list[Epoch] = state["curve"]
         return curve
 
+    def _checkpoint(self, run: Run) -> Path:
+        return self._checkpoints / "{}-{}.pt".format(*run)
+
     def _refuse_other(self, path: Path, there: Mapping[str, Any]) -> None:
-        """Refuses runs that would not be comparable."""
         different = [
-            f"  {name}: {there[name]} there, {self._fixed[name]} now"
+            f"{name}: {there[name]} there, {self._fixed[name]} now"
             for name in SAME
             if str(there[name]) != str(self._fixed[name])
         ]
         if different:
             raise Refused(
-                f"{path} comes from other settings, and would not be comparable:\n"
-                + "\n".join(different)
-                + "\nRepeat those settings, or choose another folder with --output."
+                f"{path} comes from other settings, and would not be comparable: "
+                f"{'; '.join(different)}. Repeat those settings, or choose another --output folder."
             )
-
-
-def read(path: Path) -> results.Results:
-    """The finished runs.
-
-    Raises:
-        Refused: runs lack epochs, or differ in more than activation and seed.
-    """
-    (source,) = results.read([path], "epochs")
-    rows = source.rows
-    problems = [
-        f"runs of more than one {name}: {', '.join(map(str, found))}"
-        for name in SAME
-        if len(found := rows[name].unique()) > 1
-    ]
-    for (activation, seed), run in rows.groupby(["activation", "seed"]):
-        if list(run.epoch) != list(range(1, int(run.epochs.iloc[0]) + 1)):
-            problems.append(
-                f"expected the epochs 1 to {run.epochs.iloc[0]} of {activation}, seed {seed}, "
-                f"got {', '.join(map(str, run.epoch))}"
-            )
-    if problems:
-        raise Refused(
-            f"{path}: {problems[0]}. Restore the file, or take the lines of damaged runs out of "
-            "it: `paper run` then trains these runs again."
-        )
-    return source
-
-
-def _state(path: Path) -> dict[str, Any]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: state[name] for name in ("of", "network", "optimizer", "curve")}
-    except Exception as error:  # torch raises errors of many kinds
-        raise Refused(
-            f"{path} is no checkpoint; without it that run starts from its beginning"
-        ) from error
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
