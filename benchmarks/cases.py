@@ -125,9 +125,13 @@ class Case:
         return LAYOUTS[self.layout](torch.empty(self.shape, device="meta")).numel()
 
     @property
+    def input_bytes(self) -> int:
+        return DTYPES[self.dtype].itemsize * self.numel
+
+    @property
     def bytes(self) -> int:
         """Bytes that one call has to read and write; 0 for a network, where that is not known."""
-        return TENSORS_MOVED.get(self.direction, 0) * DTYPES[self.dtype].itemsize * self.numel
+        return TENSORS_MOVED.get(self.direction, 0) * self.input_bytes
 
     def row(self) -> dict[str, Any]:
         """The columns that name it in a file of results."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import os
 import shlex
 import signal
 import sys
@@ -86,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as refused:
         return _refuse(prog, str(refused))
     except OSError as error:
+        if error.filename is None:  # a full disk
+            raise
         return _refuse(prog, f"{error.filename} cannot be written or read: {error.strerror}")
     except KeyboardInterrupt:
         print("Interrupted: what was measured is kept.", file=sys.stderr)
@@ -94,12 +97,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_program() -> int:
     """The exit status of the whole program. A reader that closes its pipe, as head does, ends it
-    quietly. An encoding that lacks a character gets its code."""
+    quietly. An output that cannot be written, as to a full disk, is told in a line. An encoding
+    that lacks a character gets its code."""
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    return main()
+    try:
+        try:
+            return main()
+        finally:  # of --help too
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer
+        return _refuse(PROG, f"cannot write the output: {error.strerror or error}")
 
 
 def _refuse(prog: str, problems: str) -> int:

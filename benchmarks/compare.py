@@ -11,7 +11,7 @@ from rich.console import Console
 from benchmarks import display, results
 from benchmarks.arguments import FAILED, UNJUDGED, Refused, add_number, percentage
 from benchmarks.cases import KEY
-from benchmarks.display import Table
+from benchmarks.display import Table, frame
 from benchmarks.results import Results
 from benchmarks.speeds import shape_text
 from benchmarks.units import format_seconds
@@ -45,6 +45,9 @@ def run(args: argparse.Namespace) -> int:
     old, new = (results.read([path], "speed")[0] for path in (args.old, args.new))
     rows = pair(old.rows, new.rows)
     wanted = args.providers or list(old.rows.provider.unique())
+    known = list(rows.provider.unique())
+    if unknown := [name for name in wanted if name not in known]:
+        raise Refused(f"expected providers among {', '.join(known)}, got {', '.join(unknown)}")
     if args.providers:
         rows = rows[rows.provider.isin(wanted)]
     both = judge(rows[rows._merge == "both"], args.threshold)
@@ -55,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         _environments(old, new),
         *(_changes(both, change) for change in ("slower", "faster")),
         _by_provider(both),
+        *(_only(rows, which) for which in ("old", "new")),
     ]
     tables = [table for table in tables if not table.frame.empty]
     if args.markdown:
@@ -64,10 +68,9 @@ def run(args: argparse.Namespace) -> int:
     count = both.change.value_counts().reindex(["slower", "faster", "unclear"], fill_value=0)
     print(
         f"{len(both)} rows in both files: {count.slower} slower and {count.faster} faster by more "
-        f"than {100 * args.threshold:g} %; {count.unclear} by more, but within their spread."
+        f"than {100 * args.threshold:g} %; {count.unclear} changed by more, but within their "
+        "spread."
     )
-    only = rows._merge.value_counts()
-    print(f"{only.left_only} rows are only in the old file, {only.right_only} in the new one.")
     unjudged = [name for name in wanted if name not in set(both.provider)]
     if unjudged:
         print(f"Not judged: {', '.join(unjudged)}. No row of theirs is in both files.")
@@ -104,12 +107,8 @@ def _environments(old: Results, new: Results) -> Table:
 
 def _changes(rows: pd.DataFrame, change: str) -> Table:
     rows = rows[rows.change == change].sort_values("ratio", ascending=change == "faster")
-    layouts = (" as " + rows.layout).where(rows.layout != "x", "")
-    threads = (" on " + rows.threads.astype(str) + " threads").where(rows.threads != 1, "")
-    inputs = rows.dtype + " " + rows["shape"].map(shape_text).astype(str) + layouts + threads
-    names = rows.suite + ": " + rows.network + " " + rows.provider + " " + rows.direction
     columns = {
-        "": names.str.replace("  ", " ") + " " + inputs,
+        "": _cases(rows) + " " + _inputs(rows),
         "old": rows.median_s.map(format_seconds),
         "new": rows.median_s_new.map(format_seconds),
         "new / old": rows.ratio.map("{:.2f}".format),
@@ -126,3 +125,23 @@ def _by_provider(rows: pd.DataFrame) -> Table:
     counts["new / old"] = medians["median"].map("{:.2f}".format)
     found = counts.astype(str).rename_axis("").rename_axis(None, axis=1).reset_index()
     return Table("medians of all rows, by provider", found)
+
+
+def _only(rows: pd.DataFrame, which: str) -> Table:
+    """Inputs, for each suite, network, provider and direction."""
+    rows = rows[rows._merge == {"old": "left_only", "new": "right_only"}[which]]
+    found = _inputs(rows).groupby(_cases(rows), sort=False).agg(", ".join)
+    return Table(f"only in the {which} file", frame(("", "inputs"), found.items()), names=2)
+
+
+def _cases(rows: pd.DataFrame) -> pd.Series:
+    """What was timed, in words."""
+    words = rows.suite + ": " + rows.network + " " + rows.provider + " " + rows.direction
+    return words.str.replace("  ", " ")
+
+
+def _inputs(rows: pd.DataFrame) -> pd.Series:
+    """The input that it was timed with."""
+    layouts = (" as " + rows.layout).where(rows.layout != "x", "")
+    threads = (" on " + rows.threads.astype(str) + " threads").where(rows.threads != 1, "")
+    return rows.dtype.astype(str) + " " + rows["shape"].map(shape_text) + layouts + threads

@@ -30,10 +30,11 @@ Prepare = Callable[[Sequence[Case], str], Callable[[Case], Prepared]]
 
 @dataclass
 class Measured:
-    """Rows of a file of results, and why other cases failed."""
+    """Rows of a file of results, why other cases failed, and whether Ctrl-C ended it early."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     failures: dict[Case, str] = field(default_factory=dict)
+    interrupted: bool = False
 
     def fail(self, case: Case, error: Exception) -> None:
         self.failures[case] = describe(error)
@@ -67,7 +68,7 @@ def measure(
             samplers[case] = start()
         except Exception as error:
             found.fail(case, error)
-    times = take_turns(samplers, seconds, group.min_rounds, found.fail)
+    times, found.interrupted = take_turns(samplers, seconds, group.min_rounds, found.fail)
     for case, taken in times.items():
         measured = {**quantiles(taken), "peak_bytes": peaks.get(case, "")}
         found.rows.append({"suite": group.suite, **case.row(), **measured})
@@ -153,6 +154,8 @@ def record(
                 write(measured.rows)
                 count += len(measured.rows)
                 failures += measured.failures.items()
+                if measured.interrupted:
+                    raise KeyboardInterrupt
                 bar.advance(task)
     except KeyboardInterrupt:
         console.print("Interrupted: what was measured is kept.")

@@ -7,12 +7,16 @@ import itertools
 import json
 import os
 import platform
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.arguments import Refused
+from benchmarks.units import format_bytes
 
 
 def peak(function: Callable[[], object], device: str) -> int:
@@ -41,6 +45,34 @@ def keep_freed() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(m_mmap_max, 0)
         libc.mallopt(m_trim_threshold, -1)
+
+
+def require(device: str, what: str, needed: int, option: str) -> None:
+    """Refuse what the CPU's memory cannot hold: Linux would kill the process without a word.
+
+    CUDA says so itself, and the next case goes on.
+    """
+    free = _available()
+    if device == "cpu" and free is not None and needed > free:
+        raise Refused(
+            f"{what} takes about {format_bytes(needed)}, of which {format_bytes(free)} are free: "
+            f"give a smaller {option}"
+        )
+
+
+def _available() -> int | None:
+    """Bytes of the machine's memory, or of the container's, that are free; None if not known."""
+    try:
+        known = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:  # not Linux
+        return None
+    free = int(known[1]) * 1024 if known else None
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):  # no control group, or "max": no limit
+        return free
+    return min(free or limit, limit - used)
 
 
 def _allocations(function: Callable[[], object]) -> list[int]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mish_cuda
-from benchmarks import architectures
+from benchmarks import architectures, memory
 from benchmarks.architectures import Activation
 from benchmarks.arguments import add_csv, add_device, add_names, add_number, seconds
 from benchmarks.cases import Case, Group
@@ -124,12 +124,26 @@ def by_network(cases: Sequence[Case], device: str) -> Callable[[Case], Prepared]
     return prepared
 
 
+def needed_memory(case: Case) -> int:
+    """Bytes of what all layers give, in float32: about what they keep for backward."""
+    outputs = []
+    with torch.device("meta"):
+        network = NETWORKS[case.network].build(ACTIVATIONS[NONE])
+        for layer in network.modules():
+            if not any(layer.children()):
+                layer.register_forward_hook(lambda layer, x, y: outputs.append(y.nbytes))
+        network(torch.empty(case.shape))
+    return sum(outputs)
+
+
 def run(args: argparse.Namespace) -> int:
     groups = []
     for name in dict.fromkeys(args.networks or NETWORKS):
         known = NETWORKS[name]
         batch, *rest = known.cpu if args.device == "cpu" else known.gpu
         case = Case(NONE, "", args.dtype, (args.batch or batch, *rest), "x", args.threads, name)
+        what = f"{name} with a batch of {case.shape[0]}"
+        memory.require(args.device, what, needed_memory(case), "--batch")
         activations = dict.fromkeys(args.activations or ACTIVATIONS)
         for direction in SECONDS:
             cases = (replace(case, provider=a, direction=direction) for a in activations)

@@ -7,6 +7,8 @@ A file holds rows of one kind: "speed" (of `run`, `networks`), "errors" (of `acc
 from __future__ import annotations
 
 import csv
+import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import pandas as pd
 
 from benchmarks import environment
 from benchmarks.arguments import Refused
+from benchmarks.cases import DTYPES, KERNEL_DIRECTIONS, LAYOUTS
 
 # The columns of each kind of file, in their order, before those of the environment.
 KINDS = {
@@ -30,11 +33,44 @@ KINDS = {
     "epochs": "dataset activation seed epoch train_loss test_accuracy seconds epochs width "
     "batch_size threads learning_rate",
 }
-# The columns of these names hold texts, the others numbers, or nothing.
-_TEXTS = (
-    *("suite", "network", "provider", "direction", "dtype", "shape", "layout", "function"),
-    *("implementation", "reference", "arch", "formula", "access_bits", "dataset", "activation"),
-)
+# What belongs in the columns of these names, as texts or as numbers; in all others any text does.
+_DIRECTIONS = (*KERNEL_DIRECTIONS, "forward out=", "training step", "inference")
+_TEXTS = {
+    "suite": "kernels|compiled|norms|claims|gpu|launch|networks",
+    "dtype": "|".join(DTYPES),
+    "shape": r"[1-9]\d*(x[1-9]\d*)*",
+    "layout": "|".join(map(re.escape, LAYOUTS)),
+    "formula": "ours|plain",
+    "dataset": "digits|cifar10|cifar100",
+    "activation": "Mish|Swish|ReLU|GELU",
+}
+# Nothing, or nan, is NaN, with which only != is true.
+_NUMBERS: dict[str, tuple[str, Callable[[pd.Series], pd.Series]]] = {
+    **dict.fromkeys(
+        "numel threads rounds numbers epoch epochs width batch_size".split(),
+        ("a whole number above 0", lambda v: (v >= 1) & (v % 1 == 0)),
+    ),
+    **dict.fromkeys(
+        "bytes tried correct elements registers spill_bytes checks branches local_accesses "
+        "stored_elements late_loads seed".split(),
+        ("a whole number", lambda v: (v >= 0) & (v % 1 == 0)),
+    ),
+    **dict.fromkeys(
+        "median_s p20_s p80_s learning_rate".split(),
+        ("a number above 0", lambda v: (v > 0) & (v < math.inf)),
+    ),
+    **dict.fromkeys(
+        "ulp absolute seconds instructions_least instructions_most mufu_least mufu_most".split(),
+        ("a number from 0 on", lambda v: v >= 0),
+    ),
+    **dict.fromkeys(
+        "low high ulp_at absolute_at".split(),
+        ("a number or nothing", lambda v: v.isna() | v.notna()),
+    ),
+    "peak_bytes": ("a whole number or nothing", lambda v: ~((v < 0) | (v % 1 > 0))),
+    "train_loss": ("a number from 0 on", lambda v: ~(v < 0)),  # NaN: diverged
+    "test_accuracy": ("a percentage", lambda v: v.between(0, 100)),
+}
 
 
 @dataclass(frozen=True)
@@ -60,10 +96,7 @@ def read(paths: Sequence[Path], kind: str | None = None) -> list[Results]:
         Refused: it is damaged, holds no rows, or not those of `kind`.
     """
     paths = list({path.absolute(): path for path in paths}.values())
-    alike = len({path.stem for path in paths}) < len(paths)
-    return [
-        _read(p, f"{p.absolute().parent.name}-{p.stem}" if alike else p.stem, kind) for p in paths
-    ]
+    return [_read(path, name, kind) for path, name in zip(paths, _names(paths), strict=True)]
 
 
 @contextmanager
@@ -80,7 +113,9 @@ def open_writer(
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="", encoding="utf-8") as file:  # "w" would empty it at once
         table = csv.DictWriter(file, columns(kind), lineterminator="\n")
-        begun = False
+        begun = not file.tell()
+        if begun:
+            table.writeheader()
 
         def write(rows: Iterable[Mapping[str, Any]]) -> None:
             nonlocal begun
@@ -99,30 +134,57 @@ def parse(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
     """Texts as the numbers that they stand for; an empty one as NaN.
 
     Raises:
-        ValueError: a text is no number.
+        ValueError: a text is not what belongs in its column.
     """
+
+    def require(fits: pd.Series, name: str, expected: str) -> None:
+        if not fits.all():
+            place = fits.to_numpy().argmin()
+            got = texts[name].iloc[place]
+            raise ValueError(f"line {place + 2}: expected {expected} as {name}, got {got!r}")
+
+    texts = frame
     for name in KINDS[kind].split():
-        if name not in _TEXTS:
-            try:
-                numbers = pd.to_numeric(frame[name].mask(frame[name].isin(("", "nan"))))
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
-            frame = frame.assign(**{name: numbers})
+        if name in _NUMBERS:
+            expected, check = _NUMBERS[name]
+            values = pd.to_numeric(texts[name].replace("", "nan"), errors="coerce")
+            known = values.notna() | texts[name].isin(("", "nan"))
+            require(known & check(values), name, expected)
+            frame = frame.assign(**{name: values})
+        elif name in _TEXTS:
+            require(texts[name].str.fullmatch(_TEXTS[name]), name, _TEXTS[name])
+    if kind == "speed":
+        require(frame.direction.isin(_DIRECTIONS), "direction", ", ".join(_DIRECTIONS))
+        require(frame.median_s.between(frame.p20_s, frame.p80_s), "median_s", "p20_s to p80_s")
     return frame
 
 
 def _read(path: Path, name: str, kind: str | None) -> Results:
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = pd.read_csv(file, dtype=str, keep_default_na=False)
-        found = next((k for k in KINDS if {*columns(k)} <= {*rows}), None)
+            header, *lines = list(csv.reader(file)) or [[]]
+        found = next((k for k in KINDS if {*columns(k)} <= {*header}), None)
         if found is None:
             raise ValueError("it lacks columns")
-        rows = parse(rows, found)
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise Refused(f"{path} is no file of results, or a damaged one: {error}") from error
     if found != (kind or found):
         raise Refused(f"{path} holds {found}, expected a file of {kind}")
-    if rows.empty:
+    if not lines:
         raise Refused(f"{path} holds no rows: nothing was measured")
+    try:
+        for number, line in enumerate(lines, 2):
+            if len(line) != len(header):
+                raise ValueError(f"line {number}: expected a text for each column")
+        rows = parse(pd.DataFrame(lines, columns=header, dtype=str), found)
+    except ValueError as error:
+        raise Refused(f"{path} is damaged: {error}") from error
     return Results(path, name, found, rows[list(environment.NAMES)].iloc[0].to_dict(), rows)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The names of the files, with as many of their folders as it takes to tell them apart."""
+    parts = [path.absolute().with_suffix("").parts[1:] for path in paths]
+    depths = range(1, max(map(len, parts)) + 1)
+    names = [["-".join(part[-depth:]) for part in parts] for depth in depths]
+    return next((found for found in names if len(set(found)) == len(found)), names[-1])

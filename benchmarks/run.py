@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from benchmarks import cases
+from benchmarks import cases, memory
 from benchmarks.arguments import (
     Refused,
     add_csv,
@@ -21,6 +21,7 @@ from benchmarks.measure import measure, record
 from benchmarks.units import format_shape
 from mish_cuda._extension import REASON, REMEDY
 
+TENSORS_AT_ONCE = 10  # of a case at most: inputs, and what naive Mish allocates beside them
 # Ours and torch's names, of which the old package's perftest.py took the latter.
 _DTYPES = {
     called: name
@@ -108,10 +109,15 @@ def shape(text: str) -> Shape:
 
 
 def run(args: argparse.Namespace) -> int:
+    groups = choose(args)
+    largest = max((c for group in groups for c in group.cases), key=lambda c: c.input_bytes)
+    what = f"{format_shape(largest.shape)} in {largest.dtype}"
+    needed = TENSORS_AT_ONCE * largest.input_bytes
+    memory.require(args.device, what, needed, "size in --shapes")
     # The grid of a GPU has many cases: its rounds are enough.
     pace = 0 if args.n_repeat or args.only == "gpu" else args.seconds
     return record(
-        choose(args),
+        groups,
         lambda group: measure(group, args.device, pace, args.warmup),
         args.device,
         args.command,

@@ -9,13 +9,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout  # a dependency of torch
 from rich.console import Console
 
-from benchmarks import environment, plots, results, views
+from benchmarks import environment, plots, views
 from benchmarks.arguments import Refused, add_device, add_names, add_number, add_path, rate
 from benchmarks.display import progress_bar
 from benchmarks.paper import data, tables  # noqa: F401  # a missing scipy is told at once
 from benchmarks.paper import plots as pictures
 from benchmarks.paper.protocol import ACTIVATIONS, DEFAULTS, SEEDS
-from benchmarks.paper.study import Study
+from benchmarks.paper.study import Study, read
 from benchmarks.paper.training import train
 from benchmarks.timing import threads
 
@@ -74,6 +74,11 @@ def _train_all(args: argparse.Namespace, console: Console) -> None:
     chosen = {name: value for name in vars(settings) if (value := getattr(args, name)) is not None}
     settings = replace(settings, **chosen)
     dataset = data.load(args.dataset, args.data)
+    if len(dataset.train_labels) % settings.batch_size == 1:
+        raise Refused(
+            f"--batch-size {settings.batch_size} leaves a batch of one image, of which batch norm "
+            "has no variance: choose another"
+        )
     facts = environment.collect(args.device, args.command)
     if facts["backend"] == "eager":
         console.print(f"mish_cuda has no kernels for {args.device} here: Mish runs eagerly.")
@@ -99,8 +104,8 @@ def _train_all(args: argparse.Namespace, console: Console) -> None:
 
 def _show(folder: Path, console: Console) -> None:
     """Prints the tables of the runs in a folder, writes them there and draws the pictures."""
-    (source,) = found = results.read([folder / "epochs.csv"], "epochs")
-    views.show(found, console)
-    (folder / "summary.md").write_text(views.markdown(found) + "\n", encoding="utf-8")
+    source = read(folder / "epochs.csv")
+    views.show([source], console)
+    (folder / "summary.md").write_text(views.markdown([source]) + "\n", encoding="utf-8")
     views.draw(source, folder)
     console.print(f"In {folder}: epochs.csv, summary.md, accuracy.png, curves.png")

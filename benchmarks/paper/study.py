@@ -32,7 +32,7 @@ class Study:
     Every file is replaced as a whole: wherever a process is killed, it leaves the old or the new.
 
     Raises:
-        Refused: the folder has runs, finished or not, of other settings.
+        Refused: the folder has runs, finished or not, of other settings, or damaged ones.
     """
 
     def __init__(self, folder: Path, settings: Settings, facts: Mapping[str, str]) -> None:
@@ -42,10 +42,13 @@ class Study:
         self._fixed = {**asdict(settings), **facts}
         self._rows = pd.DataFrame(columns=results.columns("epochs"), dtype=str)
         if self.path.exists():
-            self._rows = results.read([self.path], "epochs")[0].rows
+            self._rows = read(self.path).rows
             self._refuse_other(self.path, self._rows.iloc[0])
-        for path in self._checkpoints.glob("*.pt"):
-            self._refuse_other(path, torch.load(path, map_location="cpu")["of"])
+        for run in self.finished():
+            # There still if the process was killed right after the run was recorded.
+            self._checkpoint(run).unlink(missing_ok=True)
+        for path in sorted(self._checkpoints.glob("*.pt")):
+            self._refuse_other(path, _state(path)["of"])
 
     def finished(self) -> set[Run]:
         return set(zip(self._rows.activation, map(int, self._rows.seed), strict=True))
@@ -75,7 +78,7 @@ class Study:
         path = self._checkpoint(run)
         if not path.exists():
             return []
-        state = torch.load(path, map_location="cpu")
+        state = _state(path)
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         curve: list[Epoch] = state["curve"]
@@ -95,6 +98,43 @@ class Study:
                 f"{path} comes from other settings, and would not be comparable: "
                 f"{'; '.join(different)}. Repeat those settings, or choose another --output folder."
             )
+
+
+def read(path: Path) -> results.Results:
+    """The finished runs.
+
+    Raises:
+        Refused: runs lack epochs, or differ in more than activation and seed.
+    """
+    (source,) = results.read([path], "epochs")
+    rows = source.rows
+    problems = [
+        f"runs of more than one {name}: {', '.join(map(str, found))}"
+        for name in SAME
+        if len(found := rows[name].unique()) > 1
+    ]
+    for (activation, seed), run in rows.groupby(["activation", "seed"]):
+        if list(run.epoch) != list(range(1, int(run.epochs.iloc[0]) + 1)):
+            problems.append(
+                f"expected the epochs 1 to {run.epochs.iloc[0]} of {activation}, seed {seed}, "
+                f"got {', '.join(map(str, run.epoch))}"
+            )
+    if problems:
+        raise Refused(
+            f"{path}: {problems[0]}. Restore the file, or take the lines of damaged runs out of "
+            "it: `paper run` then trains these runs again."
+        )
+    return source
+
+
+def _state(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: state[name] for name in ("of", "network", "optimizer", "curve")}
+    except Exception as error:  # torch raises errors of many kinds
+        raise Refused(
+            f"{path} is no checkpoint; without it that run starts from its beginning"
+        ) from error
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
