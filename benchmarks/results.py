@@ -44,33 +44,28 @@ _TEXTS = {
     "dataset": "digits|cifar10|cifar100",
     "activation": "Mish|Swish|ReLU|GELU",
 }
-# Nothing, or nan, is NaN, with which only != is true.
-_NUMBERS: dict[str, tuple[str, Callable[[pd.Series], pd.Series]]] = {
-    **dict.fromkeys(
-        "numel threads rounds numbers epoch epochs width batch_size".split(),
-        ("a whole number above 0", lambda v: (v >= 1) & (v % 1 == 0)),
+# A text that is empty or nan is NaN, which fails comparisons other than !=.
+_CHECKS: dict[str, tuple[str, Callable[[pd.Series], pd.Series]]] = {
+    "numel threads rounds numbers epoch epochs width batch_size": (
+        "a whole number above 0",
+        lambda v: (v >= 1) & (v % 1 == 0),
     ),
-    **dict.fromkeys(
-        "bytes tried correct elements registers spill_bytes checks branches local_accesses "
-        "stored_elements late_loads seed".split(),
-        ("a whole number", lambda v: (v >= 0) & (v % 1 == 0)),
+    "bytes tried correct elements registers spill_bytes checks branches local_accesses "
+    "stored_elements late_loads seed": ("a whole number", lambda v: (v >= 0) & (v % 1 == 0)),
+    "median_s p20_s p80_s learning_rate": (
+        "a number above 0",
+        lambda v: (v > 0) & (v < math.inf),
     ),
-    **dict.fromkeys(
-        "median_s p20_s p80_s learning_rate".split(),
-        ("a number above 0", lambda v: (v > 0) & (v < math.inf)),
+    "ulp absolute seconds instructions_least instructions_most mufu_least mufu_most": (
+        "a number from 0 on",
+        lambda v: v >= 0,
     ),
-    **dict.fromkeys(
-        "ulp absolute seconds instructions_least instructions_most mufu_least mufu_most".split(),
-        ("a number from 0 on", lambda v: v >= 0),
-    ),
-    **dict.fromkeys(
-        "low high ulp_at absolute_at".split(),
-        ("a number or nothing", lambda v: v.isna() | v.notna()),
-    ),
+    "low high ulp_at absolute_at": ("a number or nothing", lambda v: v.isna() | v.notna()),
     "peak_bytes": ("a whole number or nothing", lambda v: ~((v < 0) | (v % 1 > 0))),
     "train_loss": ("a number from 0 on", lambda v: ~(v < 0)),  # NaN: diverged
     "test_accuracy": ("a percentage", lambda v: v.between(0, 100)),
 }
+_NUMBERS = {name: check for names, check in _CHECKS.items() for name in names.split()}
 
 
 @dataclass(frozen=True)

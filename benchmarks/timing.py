@@ -72,8 +72,8 @@ def take_turns(
     """Sample each key once per round, for about `seconds` and at least `min_rounds`.
 
     Returns the samples of each, and whether Ctrl-C ended it: after `min_rounds` it does, before it
-    raises KeyboardInterrupt. The order is shuffled every round. A key that raises is dropped, and its error handed to
-    `on_error`; the others continue.
+    raises KeyboardInterrupt. The order is shuffled every round. A key that raises is dropped, and
+    its error handed to `on_error`; the others continue.
     """
     found: dict[Key, list[float]] = {key: [] for key in samplers}
     shuffle = random.Random(0).shuffle
