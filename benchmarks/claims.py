@@ -49,6 +49,9 @@ class Claim:
         return [replace(case, provider=r, threads=self.rival_threads) for r in self.rivals]
 
 
+_AT_MOST = {"<=": True, ">=": False}
+
+
 def _read() -> Iterator[Claim]:
     with TABLE.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -63,7 +66,7 @@ def _read() -> Iterator[Claim]:
             sign, bound = row["required"].split()
             yield Claim(
                 *(row["suite"], row["gpu"], row["title"], tuple(cases), tuple(several["rival"])),
-                *(int(row["rival_threads"]), row["ratio"], sign == "<=", float(bound)),
+                *(int(row["rival_threads"]), row["ratio"], _AT_MOST[sign], float(bound)),
                 float(row["uncounted_s"]),
             )
 

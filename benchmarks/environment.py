@@ -77,13 +77,20 @@ def _commit() -> str:
 
 def _cpu_clock() -> str:
     """The clock of the fastest core now, in MHz, and the highest one where the kernel tells."""
-    known = Path("/proc/cpuinfo")
-    clocks = re.findall(r"^cpu MHz\s*: (.*)", known.read_text() if known.exists() else "", re.M)
+    clocks = re.findall(r"^cpu MHz\s*: (.*)", _text("/proc/cpuinfo"), re.M)
     if not clocks:  # not Linux, or not x86
         return ""
-    highest = Path("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")  # kHz
-    limit = f" of {int(highest.read_text()) / 1000:.0f}" if highest.exists() else ""
+    highest = _text("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")  # kHz
+    limit = f" of {int(highest) / 1000:.0f}" if highest else ""  # in few virtual machines
     return f"{max(map(float, clocks)):.0f}{limit} MHz"
+
+
+def _text(path: str) -> str:
+    """Of a file, if it can be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def _driver_and_clocks(device: str) -> tuple[str, str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +81,7 @@ def _cifar(name: str, folder: Path | None) -> Dataset:
                 shutil.unpack_archive(root / kind.filename, scratch, filter="data")
                 root = Path(scratch)
             parts = [kind(str(root), train=train) for train in (True, False)]
-        except (RuntimeError, EOFError, OSError, shutil.ReadError) as error:
+        except (RuntimeError, EOFError, OSError, tarfile.TarError, zlib.error) as error:
             raise Refused(
                 f"{folder} does not hold {kind.filename} or {kind.base_folder}, complete and as "
                 f"published ({describe(error)}). Get it from {URL}"

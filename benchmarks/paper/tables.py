@@ -71,6 +71,8 @@ def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
     found = {}
     for name in wide.columns.drop(SUBJECT) if SUBJECT in wide else ():
         ours, theirs = wide[[SUBJECT, name]].dropna().to_numpy().T
+        if not len(ours):
+            continue
         low = high = p = math.nan
         if len(ours) > 1 and np.ptp(ours - theirs) > 0:
             test = stats.ttest_rel(ours, theirs)

@@ -60,6 +60,13 @@ def test_a_missing_package_is_named(command: str, package: str, tmp_path: Path) 
     assert (done.returncode, [path.suffix for path in tmp_path.iterdir()]) == (2, [])
 
 
+def test_the_gpu_steps_need_torch_alone() -> None:
+    missing = dict.fromkeys(("rich", "matplotlib", "mpmath", "numpy", "pandas", "triton"))
+    program = f"import torch, sys; sys.modules.update({missing}); import benchmarks.gpu"
+    done = run_python("-c", program, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's devices")
 @pytest.mark.parametrize(
     ("line", "status"),
