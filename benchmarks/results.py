@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,16 +33,15 @@ KINDS = {
     "batch_size threads learning_rate",
 }
 # What belongs in the columns of these names, as texts or as numbers; in all others any text does.
-_DIRECTIONS = (*KERNEL_DIRECTIONS, "forward out=", "training step", "inference")
-_TEXTS = {
-    "suite": "kernels|compiled|norms|claims|gpu|launch|networks",
-    "dtype": "|".join(DTYPES),
-    "shape": r"[1-9]\d*(x[1-9]\d*)*",
-    "layout": "|".join(map(re.escape, LAYOUTS)),
-    "formula": "ours|plain",
-    "dataset": "digits|cifar10|cifar100",
-    "activation": "Mish|Swish|ReLU|GELU",
+_ONE_OF: dict[str, Iterable[str]] = {
+    "suite": ("kernels", "compiled", "norms", "claims", "gpu", "launch", "networks"),
+    "dtype": DTYPES,
+    "layout": LAYOUTS,
+    "formula": ("ours", "plain"),
+    "dataset": ("digits", "cifar10", "cifar100"),
+    "activation": ("Mish", "Swish", "ReLU", "GELU"),
 }
+_DIRECTIONS = (*KERNEL_DIRECTIONS, "forward out=", "training step", "inference")  # of "speed"
 # A text that is empty or nan is NaN, which fails comparisons other than !=.
 _CHECKS: dict[str, tuple[str, Callable[[pd.Series], pd.Series]]] = {
     "numel threads rounds numbers epoch epochs width batch_size": (
@@ -146,11 +144,14 @@ def parse(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
             known = values.notna() | texts[name].isin(("", "nan"))
             require(known & check(values), name, expected)
             frame = frame.assign(**{name: values})
-        elif name in _TEXTS:
-            require(texts[name].str.fullmatch(_TEXTS[name]), name, _TEXTS[name])
+        elif name in _ONE_OF:
+            require(texts[name].isin(_ONE_OF[name]), name, f"one of {', '.join(_ONE_OF[name])}")
     if kind == "speed":
-        require(frame.direction.isin(_DIRECTIONS), "direction", ", ".join(_DIRECTIONS))
-        require(frame.median_s.between(frame.p20_s, frame.p80_s), "median_s", "p20_s to p80_s")
+        axes = texts["shape"].str.fullmatch(r"[1-9]\d*(x[1-9]\d*)*")
+        require(axes, "shape", "axes of 1 and more, as 8x64x32x32,")
+        require(texts.direction.isin(_DIRECTIONS), "direction", f"one of {', '.join(_DIRECTIONS)}")
+        ordered = frame.median_s.between(frame.p20_s, frame.p80_s)
+        require(ordered, "median_s", "a time from p20_s to p80_s")
     return frame
 
 

@@ -69,16 +69,17 @@ def test_the_gpu_steps_need_torch_alone() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's devices")
 @pytest.mark.parametrize(
-    ("line", "status"),
+    ("line", "status", "unbuffered"),
     [
-        *(("--help > /dev/full", 2), (f"table {SPEED} > /dev/full", 2)),
+        ("--help > /dev/full", 2, ""),
+        *((f"table {SPEED} > /dev/full", 2, unbuffered) for unbuffered in ("", "1")),
         # A reader that goes away: status 1 would mean "slower". Files come from pipes, too.
-        (f"compare {SPEED} <(cat {SPEED}) | (exec <&-; sleep 1)", 128 + signal.SIGPIPE),
+        (f"compare {SPEED} <(cat {SPEED}) | (exec <&-; sleep 1)", 128 + signal.SIGPIPE, ""),
     ],
 )
-def test_output_that_fails_has_its_status(line: str, status: int) -> None:
+def test_output_that_fails_has_its_status(line: str, status: int, unbuffered: str) -> None:
     bash = ["bash", "-o", "pipefail", "-c", f"{sys.executable} -m benchmarks {line}"]
-    env = {**os.environ, "PYTHONUNBUFFERED": ""}
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     done = subprocess.run(bash, capture_output=True, text=True, cwd=ROOT, env=env)
     assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
     assert ("No space left on device" in done.stderr) == (status == 2)
