@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +20,29 @@ class Refused(Exception):
 
 
 def add_device(parser: argparse.ArgumentParser, *flags: str) -> None:
-    """The option --device."""
-    parser.add_argument(
-        *flags,
-        "--device",
-        type=device,
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="cpu, cuda, cuda:N or N, the number of a GPU (default: %(default)s)",
-    )
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    help = "cpu, cuda, cuda:N or N, the number of a GPU (default: %(default)s)"
+    parser.add_argument(*flags, "--device", type=device, default=usual, help=help)
+
+
+def add_path(
+    parser: argparse.ArgumentParser,
+    flag: str,
+    default: str | None,
+    help: str,
+    metavar: str = "FILE",
+) -> None:
+    """An option that takes a file or folder to write."""
+    path = Path(default) if default else None
+    help += " (default: %(default)s)" if default else ""
+    parser.add_argument(flag, type=Path, default=path, metavar=metavar, help=help)
 
 
 def add_csv(parser: argparse.ArgumentParser, default: str) -> None:
-    """The option --csv."""
-    parser.add_argument(
-        "--csv",
-        type=Path,
-        default=Path(default),
-        metavar="FILE",
-        help="file to write, over an older one (default: %(default)s)",
-    )
+    add_path(parser, "--csv", default, "file to write, over an older one")
 
 
 def add_files(parser: argparse.ArgumentParser) -> None:
-    """The files of results to read."""
     parser.add_argument("csv", type=Path, nargs="+", metavar="FILE.csv")
 
 
@@ -51,23 +51,27 @@ def add_number(
     *flags: str,
     help: str,
     kind: Callable[[str], float] | None = None,
-    default: float | None = None,
+    default: float | str | None = None,
     **more: Any,
 ) -> None:
     """An option that takes a number: by default a whole one above 0."""
     if default is not None:
         help += f" (default: {default})"
-    more |= {"type": kind or positive, "default": default, "metavar": "N", "help": help}
+    more |= {"type": kind or whole_number, "default": default, "metavar": "N", "help": help}
     parser.add_argument(*flags, **more)
 
 
 def add_names(
-    parser: argparse._ActionsContainer, flag: str, among: Iterable[str], help: str = ""
+    parser: argparse._ActionsContainer,
+    flags: Sequence[str],
+    among: Iterable[str],
+    help: str = "",
+    **more: Any,
 ) -> None:
     """An option that takes several of these names; None where it is not given."""
     names = tuple(among)
     help = help or f"{', '.join(map(repr, names))} (default: all)"
-    parser.add_argument(flag, choices=names, nargs="+", metavar="NAME", help=help)
+    parser.add_argument(*flags, choices=names, nargs="+", metavar="NAME", help=help, **more)
 
 
 def device(text: str) -> str:
@@ -75,39 +79,34 @@ def device(text: str) -> str:
     name = f"cuda:{text}" if text.isdecimal() else text
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise argparse.ArgumentTypeError(f"expected cpu, cuda, cuda:N or N, got {text}")
-    if name != "cpu":
-        count = torch.cuda.device_count()
-        if not count:
-            # In one line, without the usage that argparse prints before an error of its own.
-            raise Refused(f"expected a GPU for {text}, but torch {torch.__version__} sees none")
-        if int(name.partition(":")[2] or 0) >= count:
-            raise argparse.ArgumentTypeError(f"expected one of {count} GPUs, got {text}")
+    count = torch.cuda.device_count()
+    if name != "cpu" and int(name.partition(":")[2] or 0) >= count:
+        # In one line, without the usage that argparse prints before an error of its own.
+        seen = count or "none"
+        raise Refused(f"expected a GPU for {text}, but torch {torch.__version__} sees {seen}")
     return name
 
 
-def _number(
-    expected: str, fits: Callable[[float], bool], kind: Callable[[float], float] = float
-) -> Callable[[str], float]:
-    """The type of an argument that is a finite number."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not (fits(value) and value < math.inf):
-            raise argparse.ArgumentTypeError(f"expected {expected}, got {text}")
-        return kind(value)
-
-    return parse
+def whole_number(text: str) -> int:
+    """An argument that is above 0. argparse names the function if it raises a ValueError."""
+    return int(_at_least(1, int(text)))
 
 
-positive = _number("a whole number above 0", lambda value: value > 0 and value % 1 == 0, int)
-rate = _number("a number above 0", lambda value: value > 0)
-seconds = _number("seconds", lambda value: value >= 0)
-_share = _number("a percentage, as 10", lambda value: value >= 0, lambda value: value / 100)
+def rate(text: str) -> float:
+    """An argument above 0."""
+    return _at_least(math.ulp(0), float(text))
 
 
-def percent(text: str) -> float:
-    """An argument that is a percentage, as a share."""
-    return _share(text.removesuffix("%"))
+def seconds(text: str) -> float:
+    return _at_least(0, float(text))
+
+
+def percentage(text: str) -> float:
+    """An argument such as 10 or 10%, as a share."""
+    return _at_least(0, float(text.removesuffix("%"))) / 100
+
+
+def _at_least(least: float, value: float) -> float:
+    if not least <= value < math.inf:
+        raise ValueError(value)
+    return value

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,13 +17,8 @@ from benchmarks.units import format_shape
 
 Shape = tuple[int, ...]
 
-# Those of a kernel, and those of a whole network.
 KERNEL_DIRECTIONS = ("forward", "backward", "forward+backward")
-DIRECTIONS = (*KERNEL_DIRECTIONS, "forward out=", "training step", "inference")
-# Grids of providers side by side ("kernels", and "gpu" with sizes up to 2^30); pairs for claims;
-# the cost of a call on a GPU.
-SUITES = ("kernels", "compiled", "norms", "claims", "gpu", "launch", "networks")
-GRIDS = ("kernels", "gpu")
+GRIDS = ("kernels", "gpu")  # the suites of providers side by side; "gpu" has sizes up to 2^30
 # The columns that together tell a row of a file from all others.
 KEY = ["suite", "network", "provider", "direction", "dtype", "shape", "layout", "threads"]
 
@@ -66,8 +63,6 @@ SURROUNDINGS = {
     "f(2x) + 1": "f(2 * x) + 1",
     "relu(f(2x + 1) / 2 + x) x": "relu(f(2 * x + 1) / 2 + x) * x",
 }
-COMPILED_SIZES = (2**20, 2**24)
-COMPILED_DTYPES = ("fp32", "bf16")
 
 # A norm in training (forward+backward) or evaluation (forward) with Mish behind it: as one op, or
 # as two layers with the Mish that is named.
@@ -87,39 +82,18 @@ GPU_PROVIDERS = (
     *("compiled F.mish", "naive"),
 )
 
+
+def shape_of(text: str) -> Shape:
+    """Of 8x64x32x32."""
+    return tuple(map(int, text.split("x")))
+
+
 # Shapes of the activations of known networks, one input each; the first axis is the batch. Where
 # no norm is measured with them, one of equally many elements stands for all.
-PRESETS: dict[str, tuple[Shape, ...]] = {
-    # All Mish, input 3x512x512: the outputs of the convolutions in
-    # https://github.com/pjreddie/darknet/blob/master/cfg/yolov4-csp.cfg
-    "yolov4-csp": (
-        *((1, 32, 512, 512), (1, 64, 256, 256), (1, 32, 256, 256), (1, 64, 128, 128)),
-        *((1, 128, 64, 64), (1, 256, 32, 32), (1, 512, 16, 16)),
-    ),
-    # Mish, 16 steps, down_dims of 512 and more as in its configurations for images: the blocks in
-    # https://github.com/real-stanford/diffusion_policy/blob/main/diffusion_policy/model/diffusion/conditional_unet1d.py
-    "diffusion-policy": ((1, 512, 16), (1, 1024, 8), (1, 2048, 4)),
-    # Mish, 2 seconds of speech, 80 mel bands: the blocks in
-    # https://github.com/huawei-noah/Speech-Backbones/blob/main/Grad-TTS/model/diffusion.py
-    "grad-tts": ((1, 64, 80, 172), (1, 128, 40, 86), (1, 256, 20, 43)),
-    # ReLU, input 3x224x224: table 1 of https://arxiv.org/abs/1512.03385, strides as in
-    # https://github.com/pytorch/vision/blob/main/torchvision/models/resnet.py
-    "resnet50": (
-        *((1, 64, 112, 112), (1, 128, 56, 56), (1, 64, 56, 56)),
-        *((1, 128, 28, 28), (1, 256, 14, 14), (1, 512, 7, 7)),
-    ),
-    # GELU, between the two linear layers, tokens x 4 times the width: ViT-B/16 at 224x224 (table 1
-    # of https://arxiv.org/abs/2010.11929), BERT-base (section 3 of https://arxiv.org/abs/1810.04805)
-    # and GPT-2 XL (https://huggingface.co/openai-community/gpt2-xl/blob/main/config.json)
-    "transformer-mlp": ((1, 197, 4 * 768), (1, 512, 4 * 768), (1, 1024, 4 * 1600)),
-}
-
-# The norm before Mish in the networks of PRESETS.
-PRESET_NORMS = {
-    "yolov4-csp": "BatchNorm",
-    "diffusion-policy": "GroupNorm",
-    "grad-tts": "GroupNorm",
-}
+with Path(__file__).with_name("presets.csv").open(encoding="utf-8") as file:
+    _ROWS = list(csv.DictReader(file))
+PRESETS = {row["preset"]: tuple(map(shape_of, row["shapes"].split())) for row in _ROWS}
+PRESET_NORMS = {row["preset"]: row["norm"] for row in _ROWS if row["norm"]}
 
 
 @dataclass(frozen=True)
@@ -141,7 +115,7 @@ class Case:
         words = (self.network, self.provider, self.direction, self.dtype, format_shape(self.shape))
         layout = "" if self.layout == "x" else f"as {self.layout}"
         threads = "" if self.threads == 1 else f"on {self.threads} threads"
-        return " ".join(word for word in (*words, layout, threads) if word)
+        return " ".join(filter(None, (*words, layout, threads)))
 
     @property
     def numel(self) -> int:
@@ -152,7 +126,6 @@ class Case:
 
     @property
     def input_bytes(self) -> int:
-        """Bytes of the input's elements."""
         return DTYPES[self.dtype].itemsize * self.numel
 
     @property
@@ -174,23 +147,25 @@ class Group:
     cases: tuple[Case, ...]
     min_rounds: int = 3
 
-    @property
-    def title(self) -> str:
-        """The group in words, for the progress bar."""
+    def __str__(self) -> str:
         case = self.cases[0]
         what = case.network or format_shape(case.shape)
         return f"{self.suite}: {case.direction}, {case.dtype}, {what}"
 
 
-def key(suite: str, case: Case) -> tuple[Any, ...]:
-    """The values of KEY in the row of a case."""
-    row = {"suite": suite, **case.row()}
-    return tuple(row[name] for name in KEY)
-
-
 def preset_shapes(preset: str, batch: int) -> list[Shape]:
     """The shapes of a preset for so many inputs at a time."""
     return [(batch, *shape[1:]) for shape in PRESETS[preset]]
+
+
+def compiled_provider(name: str, surrounding: str = "f(x)") -> str:
+    """The provider that is torch.compile of `name` in a surrounding."""
+    return f"compiled {name} in {surrounding}"
+
+
+def norm_provider(norm: str, block: str) -> str:
+    """The provider that is Mish behind a norm, computed as `block` says."""
+    return f"{norm} and Mish by {block}"
 
 
 def kernel_groups(
@@ -204,26 +179,13 @@ def kernel_groups(
     return _grid("kernels", providers, shapes, dtypes, directions, threads=threads)
 
 
-def compiled_provider(name: str, surrounding: str = "f(x)") -> str:
-    """The provider that is torch.compile of `name` in a surrounding."""
-    return f"compiled {name} in {surrounding}"
-
-
 def compiled_groups() -> list[Group]:
-    """torch.compile of F.mish and of ours."""
-    sizes = [(size,) for size in COMPILED_SIZES]
-    both = ("forward+backward",)
-    return [
-        group
-        for surrounding in SURROUNDINGS
-        for names in [[compiled_provider(name, surrounding) for name in COMPILED]]
-        for group in _grid("compiled", names, sizes, COMPILED_DTYPES, both)
-    ]
-
-
-def norm_provider(norm: str, block: str) -> str:
-    """The provider that is Mish behind a norm, computed as `block` says."""
-    return f"{norm} and Mish by {block}"
+    sizes, dtypes, both = ((2**20,), (2**24,)), ("fp32", "bf16"), ("forward+backward",)
+    groups = []
+    for surrounding in SURROUNDINGS:
+        names = [compiled_provider(name, surrounding) for name in COMPILED]
+        groups += _grid("compiled", names, sizes, dtypes, both)
+    return groups
 
 
 def norm_groups(
@@ -232,14 +194,12 @@ def norm_groups(
     directions: Iterable[str] = NORM_DIRECTIONS,
     threads: int = 1,
 ) -> list[Group]:
-    """Norms with Mish behind them; `shapes` by the norm."""
     known = [direction for direction in directions if direction in NORM_DIRECTIONS]
-    return [
-        group
-        for norm in shapes
-        for names in [[norm_provider(norm, block) for block in BLOCKS]]
-        for group in _grid("norms", names, shapes[norm], dtypes, known, 15, threads)
-    ]
+    groups = []
+    for norm in shapes:
+        names = [norm_provider(norm, block) for block in BLOCKS]
+        groups += _grid("norms", names, shapes[norm], dtypes, known, 15, threads)
+    return groups
 
 
 def gpu_groups() -> list[Group]:

@@ -49,7 +49,6 @@ MISH_CUDA_COMMIT=$(git describe --always --dirty)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv` and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         import mish_cuda  # noqa: F401  # tells in a line what is wrong with torch
@@ -88,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as refused:
         return _refuse(prog, str(refused))
     except OSError as error:
+        if error.filename is None:  # a full disk
+            raise
         return _refuse(prog, f"{error.filename} cannot be written or read: {error.strerror}")
     except KeyboardInterrupt:
         print("Interrupted: what was measured is kept.", file=sys.stderr)
@@ -95,11 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_program() -> int:
-    """The exit status of the whole program, whatever becomes of its output.
-
-    A reader that closes its pipe, as head does, ends the program quietly. An output that cannot be
-    written, as to a full disk, is told in a line. An encoding that lacks a character gets its code.
-    """
+    """The exit status of the whole program. A reader that closes its pipe, as head does, ends it
+    quietly. An output that cannot be written, as to a full disk, is told in a line. An encoding
+    that lacks a character gets its code."""
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if isinstance(sys.stdout, io.TextIOWrapper):

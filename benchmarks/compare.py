@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from benchmarks import display, environment, results
-from benchmarks.arguments import FAILED, UNJUDGED, Refused, percent
+from benchmarks import display, results
+from benchmarks.arguments import FAILED, UNJUDGED, Refused, add_number, percentage
 from benchmarks.cases import KEY
 from benchmarks.display import Table, frame
 from benchmarks.results import Results
@@ -34,19 +34,10 @@ has no row in both
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("old", type=Path, metavar="OLD.csv")
     parser.add_argument("new", type=Path, metavar="NEW.csv")
-    parser.add_argument(
-        "--threshold",
-        type=percent,
-        default=0.1,
-        metavar="PERCENT",
-        help="changes up to this count as none (default: 10)",
-    )
-    parser.add_argument(
-        "--providers",
-        nargs="+",
-        metavar="NAME",
-        help="compare these alone, as mish_cuda (default: all)",
-    )
+    what = "changes up to this percentage count as none"
+    add_number(parser, "--threshold", kind=percentage, default="10", help=what)
+    what = "compare these alone, as mish_cuda (default: all)"
+    parser.add_argument("--providers", nargs="+", metavar="NAME", help=what)
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
 
 
@@ -54,14 +45,11 @@ def run(args: argparse.Namespace) -> int:
     old, new = (results.read([path], "speed")[0] for path in (args.old, args.new))
     rows = pair(old.rows, new.rows)
     wanted = args.providers or list(old.rows.provider.unique())
-    known = list(pd.concat([old.rows, new.rows]).provider.unique())
+    known = list(rows.provider.unique())
     if unknown := [name for name in wanted if name not in known]:
-        raise Refused(
-            f"expected providers of {args.old} or {args.new} ({', '.join(known)}), "
-            f"got {', '.join(unknown)}"
-        )
+        raise Refused(f"expected providers among {', '.join(known)}, got {', '.join(unknown)}")
     if args.providers:
-        rows = rows[rows.provider.isin(args.providers)]
+        rows = rows[rows.provider.isin(wanted)]
     both = judge(rows[rows._merge == "both"], args.threshold)
     if both.empty:
         of = f" of {', '.join(args.providers)}" if args.providers else ""
@@ -85,10 +73,7 @@ def run(args: argparse.Namespace) -> int:
     )
     unjudged = [name for name in wanted if name not in set(both.provider)]
     if unjudged:
-        print(
-            f"Not judged: {', '.join(unjudged)}. {args.old} and {args.new} have no row of theirs "
-            "in common: measure them, or choose others with --providers."
-        )
+        print(f"Not judged: {', '.join(unjudged)}. No row of theirs is in both files.")
     return FAILED if count.slower else UNJUDGED if unjudged else 0
 
 
@@ -115,12 +100,9 @@ def judge(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def _environments(old: Results, new: Results) -> Table:
-    different = [
-        (name, old.facts[name], new.facts[name])
-        for name in environment.NAMES
-        if name not in ("date", "command") and old.facts[name] != new.facts[name]
-    ]
-    return Table("what differs", frame(("", "old", "new"), different), names=3)
+    facts = pd.DataFrame({"old": old.facts, "new": new.facts}).drop(["date", "command"])
+    different = facts[facts.old != facts.new].rename_axis("").reset_index()
+    return Table("what differs", different, names=3)
 
 
 def _changes(rows: pd.DataFrame, change: str) -> Table:
@@ -135,14 +117,14 @@ def _changes(rows: pd.DataFrame, change: str) -> Table:
 
 
 def _by_provider(rows: pd.DataFrame) -> Table:
-    alike = rows.groupby("provider", sort=False)
-    counts = {
-        change: alike.change.agg(lambda found, change=change: (found == change).sum())
-        for change in ("slower", "faster")
-    }
-    medians = alike.ratio.median().map("{:.2f}".format)
-    found = pd.DataFrame({"rows": alike.size(), **counts, "new / old": medians}).astype(str)
-    return Table("medians of all rows, by provider", found.rename_axis("").reset_index())
+    medians = rows.groupby("provider", sort=False).ratio.agg(["size", "median"])
+    counts = pd.crosstab(rows.provider, rows.change).reindex(
+        medians.index, columns=["slower", "faster"], fill_value=0
+    )
+    counts.insert(0, "rows", medians["size"])
+    counts["new / old"] = medians["median"].map("{:.2f}".format)
+    found = counts.astype(str).rename_axis("").rename_axis(None, axis=1).reset_index()
+    return Table("medians of all rows, by provider", found)
 
 
 def _only(rows: pd.DataFrame, which: str) -> Table:

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from benchmarks.arguments import FAILED
+
 
 @dataclass(frozen=True)
 class Table:
@@ -39,18 +41,25 @@ class Verdict:
 
 
 def frame(header: Iterable[str], rows: Iterable[Iterable[str]]) -> pd.DataFrame:
-    """A data frame of text."""
     return pd.DataFrame([tuple(row) for row in rows], columns=list(header), dtype=str)
 
 
 def verdict_table(title: str, verdicts: Iterable[Verdict], note: str = "") -> Table:
-    """A row for each verdict."""
     rows = ((v.subject, v.note, v.required, v.measured, yes_no(v.ok)) for v in verdicts)
     return Table(title, frame(("", "worst of", "required", "measured", "ok"), rows), note, names=2)
 
 
+def conclude(verdicts: Iterable[Verdict], what: str, files: str, console: Console) -> int:
+    """Print which of the bounds or budgets are not kept; return the exit status."""
+    broken = [verdict for verdict in verdicts if not verdict.ok]
+    for verdict in broken:
+        console.print(f"Not kept: {verdict}", style="bold red", markup=False)
+    console.print(f"{len(broken)} {what} are not kept." if broken else f"All {what} are kept.")
+    console.print(f"Data: {files}", markup=False)
+    return FAILED if broken else 0
+
+
 def yes_no(ok: bool) -> str:
-    """As tables say whether something holds."""
     return "yes" if ok else "NO"
 
 
@@ -65,7 +74,6 @@ def with_notes(tables: Sequence[Table]) -> Iterator[tuple[Table, str]]:
 
 
 def show(tables: Sequence[Table], console: Console) -> None:
-    """Print tables in the terminal."""
     for table, note in with_notes(tables):
         rich = RichTable(
             title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD, padding=0

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import torch
 
-# The variable that gives the commit where there is no git or no .git.
-COMMIT = "MISH_CUDA_COMMIT"
+COMMIT = "MISH_CUDA_COMMIT"  # gives the commit where there is no git or no .git
 # Facts that every row of a file carries; empty where one does not apply. `clock` is that of the
 # CPU, or of a GPU and its memory, when the run began.
 NAMES = (
@@ -57,18 +56,15 @@ def without_kernels(device: str, command: str, **facts: str) -> dict[str, str]:
 
 
 def summary(facts: Mapping[str, str]) -> str:
-    """One line for people."""
     build = ", ".join(filter(None, (facts["backend"], facts["commit"])))
-    parts = [
+    named = {"torch": "torch", "cuda": "CUDA", "driver": "driver", "python": "Python"}
+    parts = (
         *(facts[name] for name in ("device", "cpu_capability", "clock")),
         f"mish_cuda {facts['mish_cuda']} ({build})",
-        f"torch {facts['torch']}",
-        facts["cuda"] and f"CUDA {facts['cuda']}",
-        facts["driver"] and f"driver {facts['driver']}",
-        f"Python {facts['python']}",
+        *(f"{called} {facts[name]}" for name, called in named.items() if facts[name]),
         facts["date"],
-    ]
-    return " · ".join(part for part in parts if part)
+    )
+    return " · ".join(filter(None, parts))
 
 
 def _commit() -> str:
@@ -82,7 +78,7 @@ def _commit() -> str:
 def _cpu_clock() -> str:
     """The clock of the fastest core now, in MHz, and the highest one where the kernel tells."""
     clocks = re.findall(r"^cpu MHz\s*: (.*)", _text("/proc/cpuinfo"), re.M)
-    if not clocks:  # not Linux
+    if not clocks:  # not Linux, or not x86
         return ""
     highest = _text("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")  # kHz
     limit = f" of {int(highest) / 1000:.0f}" if highest else ""  # in few virtual machines
@@ -90,7 +86,7 @@ def _cpu_clock() -> str:
 
 
 def _text(path: str) -> str:
-    """Of a file, if it is there."""
+    """Of a file, if it can be read."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError:
@@ -101,11 +97,8 @@ def _driver_and_clocks(device: str) -> tuple[str, str]:
     """Version of the driver, and clocks now and at most; empty without nvidia-smi."""
     # By UUID: nvidia-smi numbers devices its own way and ignores CUDA_VISIBLE_DEVICES.
     uuid = torch.cuda.get_device_properties(device).uuid
-    query = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,clocks.max.mem"
-    output = _output_of(
-        *("nvidia-smi", f"--id=GPU-{uuid}"),
-        *(f"--query-gpu={query}", "--format=csv,noheader,nounits"),
-    )
+    query = "--query-gpu=driver_version,clocks.sm,clocks.max.sm,clocks.mem,clocks.max.mem"
+    output = _output_of("nvidia-smi", f"--id=GPU-{uuid}", query, "--format=csv,noheader,nounits")
     if not output:
         return "", ""
     driver, sm, max_sm, memory, max_memory = output.split(", ")
@@ -114,9 +107,8 @@ def _driver_and_clocks(device: str) -> tuple[str, str]:
 
 def _output_of(*command: str) -> str:
     try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
+        return subprocess.check_output(
+            command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, text=True
+        ).strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return done.stdout.strip()

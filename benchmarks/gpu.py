@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,8 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.arguments import FAILED, REFUSED, Refused
-from benchmarks.environment import COMMIT
+from benchmarks.arguments import FAILED, REFUSED, Refused, add_path
 from csrc.cuda import nvcc
 
 ROOT = Path(__file__).parents[1]
@@ -25,14 +25,14 @@ LIMIT = 510  # seconds of a step
 GRACE = 15  # seconds more for a command to write what it has, after an interrupt
 WORKERS = 6  # of the tests at most: each takes some memory of the GPU
 MINUTES = "6"  # of the timing within its step, and of the variants with their compilation
-NUMBERS = str(2**21)  # of each interval of fp32: some 300 million in all
+NUMBERS = 2**21  # of each interval of fp32: some 300 million in all
 
-DESCRIPTION = f"""\
+DESCRIPTION = """\
 Runs these steps, the most valuable first, each within nine minutes; if one fails,
 the others go on. Each is a command of its own, and can be run by itself: its name
 may be given. All write into one folder, which is packed into FOLDER.tar.gz after
 each step. Nothing is fetched: neither network nor git is needed. Where there is no
-git, set {COMMIT} to what results shall give as their commit.
+git, set MISH_CUDA_COMMIT to what results shall give as their commit.
 
   build      the extension, for the GPUs that are here
   smoke      every kernel once, beside the CPU's bits and the bounds: seconds
@@ -47,9 +47,7 @@ git, set {COMMIT} to what results shall give as their commit.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = f"{', '.join(steps(Path()))} (default: all)"
     parser.add_argument("steps", nargs="*", metavar="STEP", help=names)
-    parser.add_argument(
-        "--out", type=Path, default=Path("mish_gpu"), metavar="FOLDER", help="default: %(default)s"
-    )
+    add_path(parser, "--out", "mish_gpu", "folder to write to", "FOLDER")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,10 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if unknown := [name for name in args.steps if name not in known]:
         raise Refused(f"expected steps among {', '.join(known)}, got {', '.join(unknown)}")
     if not torch.cuda.is_available():
-        raise Refused(
-            f"expected a GPU, but torch {torch.__version__} sees none. On a machine without one "
-            "use make test, make test-cuda-build and make sass."
-        )
+        raise Refused(f"expected a GPU, but torch {torch.__version__} sees none")
     args.out.mkdir(parents=True, exist_ok=True)
     failed = False
     for name in args.steps or known:
@@ -79,54 +74,44 @@ def run(args: argparse.Namespace) -> int:
 
 
 def steps(out: Path) -> dict[str, list[list[str]]]:
-    """The commands of each step."""
-    python = [sys.executable, "-m"]
-    measure = [*python, "benchmarks"]
-    speed, errors = str(out / "speed.csv"), str(out / "accuracy.csv")
-    timing = f"run --device cuda --only gpu --minutes {MINUTES} --csv".split()
-    proof = f"accuracy --device cuda --limit {NUMBERS} --csv".split()
-    smoke = [*measure, "smoke", "--device", "cuda"]
+    workers = f"-n {min(WORKERS, os.cpu_count() or 1)}" if find_spec("xdist") else ""
+    sanitizer = "compute-sanitizer --error-exitcode 1 --tool"
+    smoke = "{measure} smoke --device cuda"
     # Names as tests end, so that they survive a kill.
-    tests = ["pytest", "-v", "--tb=short", "-p", "no:cacheprovider", "-m", ""]
-    if find_spec("xdist"):
-        tests += ["-n", str(min(WORKERS, os.cpu_count() or 1))]
-    tests += ["-k", "cuda and not build"]
-    first = "tests/ops/test_cuda.py"  # what no other machine can test
-    sanitizer = ["compute-sanitizer", "--error-exitcode", "1", "--tool"]
-    return {
+    tests = "{python} -m pytest -v --tb=short -p no:cacheprovider -m '' "
+    tests += f"{workers} -k 'cuda and not build'"
+    first = "tests/ops/test_cuda.py"
+    commands = {
         # In this folder, from which the other steps run: needs no pip, and changes no environment.
-        "build": [
-            [sys.executable, "setup.py", "build_ext", "--inplace"],
-            [*python, "mish_cuda"],
-        ],
+        "build": ["{python} setup.py build_ext --inplace", "{python} -m mish_cuda"],
         "smoke": [smoke],
-        "speed": [[*measure, *timing, speed], [*measure, "report", speed]],
-        "variants": [
-            [*measure, "variants", "--minutes", MINUTES, "--csv", str(out / "variants.csv")]
+        "speed": [
+            f"{{measure}} run --device cuda --only gpu --minutes {MINUTES} --csv {{out}}/speed.csv",
+            "{measure} report {out}/speed.csv",
         ],
-        "tests": [[*python, *tests, first], [*python, *tests, f"--ignore={first}", "tests"]],
-        "accuracy": [[*measure, *proof, errors]],
+        "variants": [f"{{measure}} variants --minutes {MINUTES} --csv {{out}}/variants.csv"],
+        # What no other machine can test comes first.
+        "tests": [f"{tests} {first}", f"{tests} --ignore={first} tests"],
+        "accuracy": [
+            f"{{measure}} accuracy --device cuda --limit {NUMBERS} --csv {{out}}/accuracy.csv"
+        ],
         "sanitizer": [
             # Not API errors: torch asks the driver for functions that it may not have.
-            [*sanitizer, "memcheck", "--report-api-errors", "no", *smoke],
-            [*sanitizer, "racecheck", *smoke],
+            f"{sanitizer} memcheck --report-api-errors no {smoke}",
+            f"{sanitizer} racecheck {smoke}",
         ],
+    }
+    python = shlex.quote(sys.executable)
+    names = {"python": python, "measure": f"{python} -m benchmarks", "out": shlex.quote(str(out))}
+    return {
+        step: [shlex.split(line.format(**names)) for line in lines]
+        for step, lines in commands.items()
     }
 
 
 def run_step(commands: Sequence[Sequence[str]], log: Path, limit: float = LIMIT) -> str:
     """Run the commands of a step into a log; "ok", or what went wrong first."""
     end = time.monotonic() + limit
-    toolkits, _ = nvcc.find(os.environ, [])
-    folders = [os.environ.get("PATH", ""), *(str(toolkit.root / "bin") for toolkit in toolkits)]
-    # Code for GPUs that are not here would take minutes to compile.
-    capabilities = map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))
-    archs = ";".join(f"{major}.{minor}" for major, minor in sorted(set(capabilities)))
-    build = {"MISH_CUDA_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": archs}
-    more = {"PATH": os.pathsep.join(folders), "PYTHONUNBUFFERED": "1"}
-    if log.stem == "sanitizer":  # torch's cache of memory would hide an access beyond a tensor
-        more["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
-    environment = {**os.environ, **build, **more}
     outcomes = []
     with log.open("w", encoding="utf-8") as file:
         for command in commands:
@@ -137,20 +122,27 @@ def run_step(commands: Sequence[Sequence[str]], log: Path, limit: float = LIMIT)
                     cwd=ROOT,
                     stdout=file,
                     stderr=file,
-                    env=environment,
+                    env=environment(log.stem),
                     start_new_session=True,
-                    preexec_fn=hear_interrupts,
+                    # Which shells make what they start in the background ignore.
+                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                 )
             except FileNotFoundError:
                 outcomes.append(f"not run: {command[0]} is not on PATH, nor beside an nvcc")
                 continue
             try:
                 status = process.wait(max(0, end - time.monotonic()))
-            except BaseException as error:
-                end_process(process)
-                if not isinstance(error, subprocess.TimeoutExpired):
+            except (subprocess.TimeoutExpired, KeyboardInterrupt) as stop:
+                os.killpg(process.pid, signal.SIGINT)  # so that it tells what it has
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(GRACE)
+                if isinstance(stop, KeyboardInterrupt):
                     raise
                 return f"stopped after {limit:g} s, see {log.name}"
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
             if status:
                 why = "not run" if status == REFUSED else f"FAILED, exit status {status}"
                 lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -159,19 +151,14 @@ def run_step(commands: Sequence[Sequence[str]], log: Path, limit: float = LIMIT)
     return outcomes[0] if outcomes else "ok"
 
 
-def hear_interrupts() -> None:
-    """Shells make what they start in the background ignore them, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def end_process(process: subprocess.Popen[bytes]) -> None:
-    """Interrupts a command, so that it tells what it has, and ends it and its children."""
-    os.killpg(process.pid, signal.SIGINT)
-    try:
-        process.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        pass
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def environment(step: str) -> dict[str, str]:
+    toolkits, _ = nvcc.find(os.environ, [])
+    folders = [os.environ.get("PATH", ""), *(str(toolkit.root / "bin") for toolkit in toolkits)]
+    # Code for GPUs that are not here would take minutes to compile.
+    capabilities = map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))
+    archs = ";".join(f"{major}.{minor}" for major, minor in sorted(set(capabilities)))
+    build = {"MISH_CUDA_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": archs}
+    more = {"PATH": os.pathsep.join(folders), "PYTHONUNBUFFERED": "1"}
+    if step == "sanitizer":  # torch's cache of memory would hide an access beyond a tensor
+        more["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
+    return {**os.environ, **build, **more}

@@ -22,7 +22,6 @@ from benchmarks.timing import Sampler, describe, quantiles, sampler, take_turns,
 
 CALLS = 2000  # of a function on one element, for the cost of a call on a GPU
 
-
 # How to call a case once, and how to begin sampling it.
 Prepared = tuple[Callable[[], Any], Callable[[], Sampler]]
 # From the cases of a group and the device.
@@ -55,15 +54,11 @@ def measure(
         on_cuda = torch.device(device).type == "cuda"
         prepare = by_calls if group.suite == "launch" else by_graphs if on_cuda else by_clock
     found = Measured()
-    try:
-        prepared = prepare(group.cases, device)
-    except Exception as error:
-        for case in group.cases:
-            found.fail(case, error)
-        return found
     samplers, peaks = {}, {}
+    prepared: Callable[[Case], Prepared] | None = None
     for case in group.cases:
         try:
+            prepared = prepared or prepare(group.cases, device)
             call, start = prepared(case)
             with threads(case.threads):
                 for _ in range(warmup):
@@ -138,10 +133,7 @@ def record(
     memory.keep_freed()
     facts = environment.collect(device, command)
     if facts["backend"] == "eager":
-        console.print(
-            f"mish_cuda has no kernels for {device} here (not built, or switched off): "
-            "measuring its eager fallback."
-        )
+        console.print(f"mish_cuda has no kernels for {device} here: measuring its eager fallback.")
     # No auto-refresh: its thread would compete with what is being timed.
     bar = progress_bar(console, auto_refresh=False)
     failures: list[tuple[Case, str]] = []
@@ -152,9 +144,9 @@ def record(
         with results.open_writer(path, "speed", facts) as write, bar:
             task = bar.add_task("", total=len(groups))
             for group in groups:
-                bar.update(task, description=group.title, refresh=True)
+                bar.update(task, description=str(group), refresh=True)
                 if end and time.monotonic() > end:
-                    unreached.append(group.title)
+                    unreached.append(str(group))
                     continue
                 given_up = {_kind(case) for case, why in failures if not out_of_memory(why)}
                 cases = tuple(case for case in group.cases if _kind(case) not in given_up)
@@ -174,15 +166,12 @@ def record(
         console.print("Failed (not retried, unless out of memory):", style="bold red")
     for case, reason in failures:
         console.print(f"  {case}: {reason}", markup=False)
+        counts = case.provider == "mish_cuda" and not out_of_memory(reason)
+        status = status or (FAILED if counts or not rivals_may_fail else 0)
     if unreached:
         console.print(f"Not reached in {minutes:g} minutes: {'; '.join(unreached)}", markup=False)
     console.print(f"Data: {path}" if count else f"Nothing was measured, no row written to {path}.")
-    counted = [
-        case
-        for case, reason in failures
-        if not rivals_may_fail or (case.provider == "mish_cuda" and not out_of_memory(reason))
-    ]
-    return status or (FAILED if counted else 0)
+    return status
 
 
 def _kind(case: Case) -> tuple[str, str, str]:

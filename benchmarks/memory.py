@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -62,18 +63,16 @@ def require(device: str, what: str, needed: int, option: str) -> None:
 def _available() -> int | None:
     """Bytes of the machine's memory, or of the container's, that are free; None if not known."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        known = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
     except OSError:  # not Linux
         return None
-    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    free = int(known[1]) * 1024 if known else None
+    group = Path("/sys/fs/cgroup")
     try:
-        limit, used = (
-            int(Path("/sys/fs/cgroup", name).read_text(encoding="utf-8"))
-            for name in ("memory.max", "memory.current")
-        )
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
     except (OSError, ValueError):  # no control group, or "max": no limit
         return free
-    return min(free, limit - used)
+    return min(free or limit, limit - used)
 
 
 def _allocations(function: Callable[[], object]) -> list[int]:

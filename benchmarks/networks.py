@@ -58,8 +58,8 @@ one op. `none` leaves the activation out.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
     add_csv(parser, "mish_networks.csv")
-    add_names(parser, "--networks", NETWORKS)
-    add_names(parser, "--activations", ACTIVATIONS)
+    add_names(parser, ("--networks",), NETWORKS)
+    add_names(parser, ("--activations",), ACTIVATIONS)
     cpu, gpu = (
         ", ".join(f"{name} {getattr(network, kind)[0]}" for name, network in NETWORKS.items())
         for kind in ("cpu", "gpu")

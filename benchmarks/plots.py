@@ -80,31 +80,27 @@ def figure(width: float, height: float, title: str) -> Figure:
     return made
 
 
-def sign(picture: Picture, text: str) -> None:
-    """Say in small print below a picture where its data are from."""
-    figure = picture.figure
-    lines = textwrap.wrap(text, int(18 * figure.get_figwidth()))
-    figure.set_figheight(figure.get_figheight() + 0.12 * len(lines) + 0.1)
-    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7, color=MUTED)
-
-
-def save(picture: Picture, file: Path | BinaryIO) -> None:
-    """Write a picture to a file, as what the end of its name says, png or svg; else as png."""
+def save(picture: Picture, file: Path | BinaryIO, origin: str = "") -> None:
+    """Write a picture as what the end of its name says, else as png; `origin`, in small print below
+    it, says where its data are from."""
+    figure, metadata = picture.figure, {"Software": None}
+    if origin:
+        lines = textwrap.wrap(origin, int(18 * figure.get_figwidth()))
+        figure.set_figheight(figure.get_figheight() + 0.12 * len(lines) + 0.1)
+        figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7, color=MUTED)
     if isinstance(file, Path):
         file.parent.mkdir(parents=True, exist_ok=True)
-    # Neither the time nor the version of matplotlib: the same picture gives the same file.
-    vector = isinstance(file, Path) and file.suffix == ".svg"
-    metadata = {"Date": None} if vector else {"Software": None}
-    picture.figure.savefig(file, dpi=160, metadata=metadata)
+        # Neither the time nor the version of matplotlib: the same picture gives the same file.
+        metadata = {"Date": None} if file.suffix == ".svg" else metadata
+    figure.savefig(file, dpi=160, metadata=metadata)
 
 
 def bars(
     name: str, title: str, panels: Mapping[str, Sequence[Bar]], one: str = "", across: bool = False
 ) -> Picture:
-    """A panel of bars for each title in `panels`, with a dashed line at 1, the value of `one`.
-
-    One below the other, as high as their bars need; or `across`, with the same rows and scale.
-    """
+    """A panel for each title, with a dashed line at 1, the value of `one`: one below the other, as
+    high as their bars need; or `across`, with the same rows and scale."""
+    panels = {heading: panel for heading, panel in panels.items() if panel}
     heights = [ROW * len(panel) + 0.3 for panel in panels.values()]
     if across:
         fig = figure(max(WIDTH, PANEL * len(panels)), max(heights) + 0.9, title)
@@ -134,10 +130,8 @@ def bars(
 
 
 def colour(provider: str) -> str:
-    """The colour of a provider or an activation in all pictures."""
     return COLOURS.get(provider, MUTED)
 
 
 def slug(text: str) -> str:
-    """A file's name."""
     return re.sub(r"[^\w.+-]+", "-", text).strip("-")

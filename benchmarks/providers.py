@@ -75,16 +75,15 @@ def _layers(
     grouped = block.norm == "GroupNorm"
     suffix = "" if grouped else f"{max(dims - 2, 1)}d"
     sizes = (NORM_GROUPS, channels) if grouped else (channels,)
-    fused = block.block == BLOCKS[0]
-    kind = getattr(
-        *(mish_cuda, f"{block.norm}Mish{suffix}") if fused else (nn, block.norm + suffix)
+    mish = _MISH.get(block.block)  # else one op
+    kind = (
+        getattr(nn, block.norm + suffix)
+        if mish
+        else getattr(mish_cuda, f"{block.norm}Mish{suffix}")
     )
     norm = kind(*sizes, device=device, dtype=torch.promote_types(dtype, torch.float32))
     norm.train(block.trains).requires_grad_(block.trains)
-    if fused:
-        return norm, list(norm.parameters())
-    mish = _MISH[block.block]
-    return lambda x: mish(norm(x)), list(norm.parameters())
+    return (lambda x: mish(norm(x))) if mish else norm, list(norm.parameters())
 
 
 def statement(case: Case, inputs: Inputs) -> Statement:
@@ -107,7 +106,6 @@ def statement(case: Case, inputs: Inputs) -> Statement:
 
 
 def call(case: Case, inputs: Inputs) -> Any:
-    """Runs what `case` times, once, and returns its result."""
     return statement(case, inputs).function()()
 
 
@@ -151,10 +149,6 @@ def _triton(name: str, *operands: Tensor) -> Tensor:
     return result
 
 
-# Inductor tunes its code for the first size that it sees.
-_COMPILED_FOR = {"cpu": 2**20, "cuda": 2**26}  # elements
-
-
 @functools.cache
 def _compile(
     compiled: Compiled, dtype: torch.dtype, device: torch.device, threads: int
@@ -167,12 +161,11 @@ def _compile(
     inner = eval(compiled.text, {"f": compiled.function, "relu": torch.relu})
     # fullgraph: else, where it gives up, it goes on in eager calls with a mere warning.
     result: Function = torch.compile(inner, dynamic=True, fullgraph=True)
-    # As many tensors as operands: of one, given twice, it would make a kernel with one operand.
-    ones = (
-        torch.ones(_COMPILED_FOR[device.type], dtype=dtype, device=device)
-        for _ in range(inner.__code__.co_argcount)
-    )
-    result(*(one.requires_grad_(compiled.trains) for one in ones))
+    # Inductor tunes its code for the first size that it sees. As many tensors as operands: of one,
+    # given twice, it would make a kernel with one operand.
+    kind: dict[str, Any] = {"dtype": dtype, "device": device, "requires_grad": compiled.trains}
+    size = 2**20 if device.type == "cpu" else 2**26
+    result(*(torch.ones(size, **kind) for _ in range(inner.__code__.co_argcount)))
     return result
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2  # which torch needs as well
 
 from benchmarks import display, plots, results, views
-from benchmarks.arguments import Refused, add_files
+from benchmarks.arguments import Refused, add_files, add_path
 from benchmarks.display import Table
 from benchmarks.environment import NAMES
 from benchmarks.plots import Picture
@@ -25,12 +25,8 @@ TEMPLATE = Path(__file__).with_name("report.html")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_files(parser)
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE.html",
-        help="page to write; the tables go to FILE.md (default: the name of the first file)",
-    )
+    what = "page to write; the tables go to FILE.md (default: the name of the first file)"
+    add_path(parser, "--output", None, what, "FILE.html")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,15 +40,14 @@ def run(args: argparse.Namespace) -> int:
         facts = {"file": source.path.name}
         facts |= {name: source.facts[name] or "not recorded" for name in NAMES}
         tables = views.tables(source)
-        pictures, missing = views.pictures(source)
         shown = [(table.title, _html(table), note) for table, note in display.with_notes(tables)]
-        sections.append((title, facts, list(map(_image, pictures)), missing, shown))
+        sections.append((title, facts, map(_image, views.pictures(source)), shown))
         lines = (f"- {name}: {display.plain(fact)}" for name, fact in facts.items())
         texts += [f"## {display.plain(title)}", "\n".join(lines), display.markdown(tables)]
     template = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), autoescape=True)
     html = template.render(title=TITLE, sections=sections)
+    page.parent.mkdir(parents=True, exist_ok=True)
     for path, text in ((page, html), (page.with_suffix(".md"), "\n\n".join(texts) + "\n")):
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         print(path)
     return 0

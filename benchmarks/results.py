@@ -18,47 +18,10 @@ import pandas as pd
 
 from benchmarks import environment
 from benchmarks.arguments import Refused
-from benchmarks.cases import DIRECTIONS, DTYPES, LAYOUTS, SUITES
+from benchmarks.cases import DTYPES, KERNEL_DIRECTIONS, LAYOUTS
 
-
-@dataclass(frozen=True)
-class Column:
-    """The contents of a column in words, and a check of its values: texts, or numbers.
-
-    As a number an empty text is NaN.
-    """
-
-    expected: str
-    fits: Callable[[pd.Series], pd.Series]
-    numeric: bool = True
-
-
-def _one_of(*names: str) -> Column:
-    return Column(f"one of {', '.join(names)}", lambda texts: texts.isin(names), numeric=False)
-
-
-def _whole(least: int) -> Column:
-    expected = f"a whole number from {least} on"
-    return Column(expected, lambda v: (v >= least) & (v % 1 == 0))
-
-
-def _all(names: str, column: Column) -> dict[str, Column]:
-    """The same for each of these names."""
-    return dict.fromkeys(names.split(), column)
-
-
-TEXT = Column("a text", lambda texts: texts.notna(), numeric=False)
-SHAPE = Column(
-    "axes of 1 and more, as 8x64x32x32",
-    lambda texts: texts.str.fullmatch(r"[1-9]\d*(x[1-9]\d*)*"),
-    numeric=False,
-)
-ABOVE_0 = Column("a number above 0", lambda v: (v > 0) & (v < math.inf))
-FROM_0 = Column("a number from 0 on", lambda v: v >= 0)
-NUMBER = Column("a number", lambda v: v.isna() | v.notna())
-
-# The columns of each kind of file, in their order.
-_NAMES = {
+# The columns of each kind of file, in their order, before those of the environment.
+KINDS = {
     "speed": "suite network provider direction dtype shape numel layout threads rounds "
     "median_s p20_s p80_s bytes peak_bytes",
     "errors": "function implementation dtype reference low high numbers tried ulp ulp_at "
@@ -69,31 +32,38 @@ _NAMES = {
     "epochs": "dataset activation seed epoch train_loss test_accuracy seconds epochs width "
     "batch_size threads learning_rate",
 }
-# What belongs in the columns of these names; in all others a text.
-_COLUMNS = {
-    "suite": _one_of(*SUITES),
-    "dtype": _one_of(*DTYPES),
-    "shape": SHAPE,
-    "layout": _one_of(*LAYOUTS),
-    "formula": _one_of("ours", "plain"),
-    "dataset": _one_of("digits", "cifar10", "cifar100"),
-    "activation": _one_of("Mish", "Swish", "ReLU", "GELU"),
-    **_all("numel threads rounds numbers epoch epochs width batch_size", _whole(1)),
-    **_all("bytes tried correct elements registers spill_bytes checks branches", _whole(0)),
-    **_all("local_accesses stored_elements late_loads seed", _whole(0)),
-    **_all("median_s p20_s p80_s learning_rate", ABOVE_0),
-    **_all("ulp absolute seconds", FROM_0),
-    **_all("instructions_least instructions_most mufu_least mufu_most", FROM_0),
-    **_all("low high ulp_at absolute_at", NUMBER),
-    "peak_bytes": Column("a whole number from 0 on", lambda v: ~(v < 0) & ~(v % 1 > 0)),
-    "train_loss": Column("a number from 0 on", lambda v: ~(v < 0)),  # NaN: diverged
-    "test_accuracy": Column("a percentage", lambda v: v.between(0, 100)),
+# What belongs in the columns of these names, as texts or as numbers; in all others any text does.
+_ONE_OF: dict[str, Iterable[str]] = {
+    "suite": ("kernels", "compiled", "norms", "claims", "gpu", "launch", "networks"),
+    "dtype": DTYPES,
+    "layout": LAYOUTS,
+    "formula": ("ours", "plain"),
+    "dataset": ("digits", "cifar10", "cifar100"),
+    "activation": ("Mish", "Swish", "ReLU", "GELU"),
 }
-KINDS = {
-    kind: {name: _COLUMNS.get(name, TEXT) for name in names.split()}
-    for kind, names in _NAMES.items()
+_DIRECTIONS = (*KERNEL_DIRECTIONS, "forward out=", "training step", "inference")  # of "speed"
+# A text that is empty or nan is NaN, which fails comparisons other than !=.
+_CHECKS: dict[str, tuple[str, Callable[[pd.Series], pd.Series]]] = {
+    "numel threads rounds numbers epoch epochs width batch_size": (
+        "a whole number above 0",
+        lambda v: (v >= 1) & (v % 1 == 0),
+    ),
+    "bytes tried correct elements registers spill_bytes checks branches local_accesses "
+    "stored_elements late_loads seed": ("a whole number", lambda v: (v >= 0) & (v % 1 == 0)),
+    "median_s p20_s p80_s learning_rate": (
+        "a number above 0",
+        lambda v: (v > 0) & (v < math.inf),
+    ),
+    "ulp absolute seconds instructions_least instructions_most mufu_least mufu_most": (
+        "a number from 0 on",
+        lambda v: v >= 0,
+    ),
+    "low high ulp_at absolute_at": ("a number or nothing", lambda v: v.isna() | v.notna()),
+    "peak_bytes": ("a whole number or nothing", lambda v: ~((v < 0) | (v % 1 > 0))),
+    "train_loss": ("a number from 0 on", lambda v: ~(v < 0)),  # NaN: diverged
+    "test_accuracy": ("a percentage", lambda v: v.between(0, 100)),
 }
-KINDS["speed"]["direction"] = _one_of(*DIRECTIONS)
+_NUMBERS = {name: check for names, check in _CHECKS.items() for name in names.split()}
 
 
 @dataclass(frozen=True)
@@ -107,27 +77,19 @@ class Results:
     rows: pd.DataFrame
 
 
+def columns(kind: str) -> list[str]:
+    return [*KINDS[kind].split(), *environment.NAMES]
+
+
 def read(paths: Sequence[Path], kind: str | None = None) -> list[Results]:
     """The files in their order, each once.
 
     Raises:
-        Refused: a file cannot be read, is damaged, holds no rows, or not those of `kind`.
+        OSError: a file cannot be read.
+        Refused: it is damaged, holds no rows, or not those of `kind`.
     """
     paths = list({path.absolute(): path for path in paths}.values())
-    found, problems = [], []
-    for path, name in zip(paths, _names(paths), strict=True):
-        try:
-            found.append(_read(path, name, kind))
-        except Refused as refused:
-            problems.append(str(refused))
-    if problems:
-        raise Refused("\n".join(problems))
-    return found
-
-
-def columns(kind: str) -> list[str]:
-    """The names of all columns of a kind of file."""
-    return [*KINDS[kind], *environment.NAMES]
+    return [_read(path, name, kind) for path, name in zip(paths, _names(paths), strict=True)]
 
 
 @contextmanager
@@ -139,28 +101,22 @@ def open_writer(
     Rows reach the file at once, so that an interrupted run keeps what it measured.
 
     Raises:
-        Refused: it cannot be written; at once, not after the measuring.
+        OSError: it cannot be written; at once, not after the measuring.
     """
-    try:
-        if not path.parent.exists():  # else mkdir would say of a file there that it exists
-            path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a", newline="", encoding="utf-8")  # "w" would empty it at once
-    except OSError as error:
-        reason = error.strerror or error
-        raise Refused(f"expected a file that can be written, got {path}: {reason}") from error
-    with file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="", encoding="utf-8") as file:  # "w" would empty it at once
         table = csv.DictWriter(file, columns(kind), lineterminator="\n")
-        older = file.tell() > 0
-        if not older:
+        begun = not file.tell()
+        if begun:
             table.writeheader()
 
         def write(rows: Iterable[Mapping[str, Any]]) -> None:
-            nonlocal older
+            nonlocal begun
             rows = [{**row, **facts} for row in rows]
-            if older and rows:
+            if rows and not begun:
                 file.truncate(0)
                 table.writeheader()
-                older = False
+                begun = True
             table.writerows(rows)
             file.flush()
 
@@ -174,37 +130,40 @@ def parse(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
         ValueError: a text is not what belongs in its column.
     """
 
-    def require(fits: pd.Series, expected: str, texts: pd.Series) -> None:
+    def require(fits: pd.Series, name: str, expected: str) -> None:
         if not fits.all():
             place = fits.to_numpy().argmin()
-            raise ValueError(f"line {place + 2}: expected {expected}, got {texts.iloc[place]!r}")
+            got = texts[name].iloc[place]
+            raise ValueError(f"line {place + 2}: expected {expected} as {name}, got {got!r}")
 
-    for name, column in KINDS[kind].items():
-        values = texts = frame[name]
-        if column.numeric:
-            values = pd.to_numeric(texts.replace("", "nan"), errors="coerce")
-        known = values.notna() | texts.isin(("", "nan"))
-        require(known & column.fits(values), f"{column.expected} as {name}", texts)
-        frame = frame.assign(**{name: values})
+    texts = frame
+    for name in KINDS[kind].split():
+        if name in _NUMBERS:
+            expected, check = _NUMBERS[name]
+            values = pd.to_numeric(texts[name].replace("", "nan"), errors="coerce")
+            known = values.notna() | texts[name].isin(("", "nan"))
+            require(known & check(values), name, expected)
+            frame = frame.assign(**{name: values})
+        elif name in _ONE_OF:
+            require(texts[name].isin(_ONE_OF[name]), name, f"one of {', '.join(_ONE_OF[name])}")
     if kind == "speed":
+        axes = texts["shape"].str.fullmatch(r"[1-9]\d*(x[1-9]\d*)*")
+        require(axes, "shape", "axes of 1 and more, as 8x64x32x32,")
+        require(texts.direction.isin(_DIRECTIONS), "direction", f"one of {', '.join(_DIRECTIONS)}")
         ordered = frame.median_s.between(frame.p20_s, frame.p80_s)
-        require(ordered, "p20_s <= median_s <= p80_s", frame.median_s)
+        require(ordered, "median_s", "a time from p20_s to p80_s")
     return frame
 
 
 def _read(path: Path, name: str, kind: str | None) -> Results:
-    what = f"{path} is no file of results, or a damaged one"
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *lines = list(csv.reader(file)) or [[]]
-    except OSError as error:
-        raise Refused(f"{path} cannot be read: {error.strerror}") from error
+        found = next((k for k in KINDS if {*columns(k)} <= {*header}), None)
+        if found is None:
+            raise ValueError("it lacks columns")
     except (ValueError, csv.Error) as error:
-        raise Refused(f"{what}: {error}") from error
-    lacking = {k: [c for c in columns(k) if c not in header] for k in KINDS}
-    found = min(lacking, key=lambda k: len(lacking[k]))
-    if lacking[found]:
-        raise Refused(f"{what}: it lacks {', '.join(lacking[found])}")
+        raise Refused(f"{path} is no file of results, or a damaged one: {error}") from error
     if found != (kind or found):
         raise Refused(f"{path} holds {found}, expected a file of {kind}")
     if not lines:
@@ -216,9 +175,7 @@ def _read(path: Path, name: str, kind: str | None) -> Results:
         rows = parse(pd.DataFrame(lines, columns=header, dtype=str), found)
     except ValueError as error:
         raise Refused(f"{path} is damaged: {error}") from error
-    return Results(
-        path, name, found, {fact: str(rows[fact].iloc[0]) for fact in environment.NAMES}, rows
-    )
+    return Results(path, name, found, rows[list(environment.NAMES)].iloc[0].to_dict(), rows)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import re
 from dataclasses import replace
 
 from benchmarks import cases, memory
-from benchmarks.arguments import Refused, add_csv, add_device, add_names, add_number, seconds
+from benchmarks.arguments import (
+    Refused,
+    add_csv,
+    add_device,
+    add_names,
+    add_number,
+    seconds,
+    whole_number,
+)
 from benchmarks.cases import Group, Shape
 from benchmarks.claims import claim_groups
 from benchmarks.measure import measure, record
@@ -15,6 +22,12 @@ from benchmarks.units import format_shape
 from mish_cuda._extension import REASON, REMEDY
 
 TENSORS_AT_ONCE = 10  # of a case at most: inputs, and what naive Mish allocates beside them
+# Ours and torch's names, of which the old package's perftest.py took the latter.
+_DTYPES = {
+    called: name
+    for name, dtype in cases.DTYPES.items()
+    for called in (name, str(dtype), str(dtype).removeprefix("torch."))
+}
 _PRESETS = "\n".join(
     f"  {name}: {' '.join(map(format_shape, cases.preset_shapes(name, 1)))}"
     for name in cases.PRESETS
@@ -58,28 +71,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kernels = parser.add_argument_group("which kernels")
     kernels.add_argument(
         *("-s", "--size", "--sizes", "--shapes"),
-        type=_shape,
+        type=shape,
         nargs="+",
         dest="shapes",
         metavar="SHAPE",
         help="numbers of elements, or shapes as 8x64x32x32 or (8,64,32,32) "
         f"(default: {' '.join(str(numel) for (numel,) in cases.KERNEL_SHAPES)})",
     )
-    kernels.add_argument(
-        "--preset", choices=cases.PRESETS, help="shapes of a network's activations"
-    )
+    what = "shapes of a network's activations"
+    kernels.add_argument("--preset", choices=cases.PRESETS, help=what)
     add_number(kernels, "--batch", help="first axis of the shapes of --preset")
-    kernels.add_argument(
-        *("-t", "--type", "--dtypes"),
-        type=_dtype,
-        nargs="+",
-        dest="dtypes",
-        metavar="DTYPE",
-        help=f"{', '.join(cases.DTYPES)}, torch's names of them, or all (default: all)",
-    )
-    add_names(kernels, "--directions", cases.KERNEL_DIRECTIONS)
+    usual = f"{', '.join(cases.DTYPES)}, torch's names of them, or all (default: all)"
+    add_names(kernels, ("-t", "--type", "--dtypes"), (*_DTYPES, "all"), usual, dest="dtypes")
+    add_names(kernels, ("--directions",), cases.KERNEL_DIRECTIONS)
     usual = f"{', '.join(map(repr, cases.PROVIDERS))} (default: those neither compiled nor triton)"
-    add_names(kernels, "--providers", cases.PROVIDERS, usual)
+    add_names(kernels, ("--providers",), cases.PROVIDERS, usual)
     kernels.add_argument(
         *("-b", "--baseline"),
         action="store_const",
@@ -96,22 +102,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_number(pace, "-w", "--warmup", default=1, help="calls before the first round")
 
 
-def _shape(text: str) -> Shape:
-    shape = tuple(map(int, re.findall(r"\d+", text)))
-    known = r"\d+(x\d+)*|\(\d+(,\d+)*,?\)|\[\d+(,\d+)*\]"
-    if not (re.fullmatch(known, text.replace(" ", "")) and all(shape)):
-        raise argparse.ArgumentTypeError(
-            f"expected elements or a shape, as 4096, 8x64x32x32 or (8,64,32,32), got {text}"
-        )
-    return shape
-
-
-def _dtype(text: str) -> str:
-    names = {str(dtype).removeprefix("torch."): name for name, dtype in cases.DTYPES.items()}
-    name = names.get(text.removeprefix("torch."), text)
-    if name not in (*cases.DTYPES, "all"):
-        raise argparse.ArgumentTypeError(f"expected one of {', '.join(cases.DTYPES)}, got {text}")
-    return name
+def shape(text: str) -> Shape:
+    """An argument such as 4096, 8x64x32x32 or (8,64,32,32). argparse names the function if it
+    raises a ValueError."""
+    return tuple(map(whole_number, text.strip("()[]").rstrip(",").replace(",", "x").split("x")))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -134,31 +128,30 @@ def run(args: argparse.Namespace) -> int:
 
 
 def choose(args: argparse.Namespace) -> list[Group]:
-    """The groups that the options ask for."""
     if REMEDY:
         raise Refused(f"mish_cuda has no kernels to measure: {REASON}. {REMEDY}.")
     if args.batch and not args.preset:
         raise Refused("--batch: expected a --preset, whose shapes it scales")
     preset = cases.preset_shapes(args.preset, args.batch or 1) if args.preset else ()
+    dtypes = {_DTYPES[name]: None for name in args.dtypes or () if name != "all"}
     chosen = {
         "shapes": list(dict.fromkeys([*(args.shapes or ()), *preset])),
-        "dtypes": tuple(cases.DTYPES) if "all" in (args.dtypes or ()) else args.dtypes,
+        "dtypes": cases.DTYPES if "all" in (args.dtypes or ()) else tuple(dtypes),
         "directions": args.directions,
         "providers": args.providers,
         "threads": args.threads,
     }
     chosen = {name: choice for name, choice in chosen.items() if choice}
-    on_cpu = args.device == "cpu"
     norm = cases.PRESET_NORMS.get(args.preset)
     of_norms = {k: v for k, v in chosen.items() if k in ("dtypes", "directions", "threads")}
     if norm:
         of_norms["shapes"] = {norm: preset}
     if chosen and args.only not in (None, "kernels"):
         raise Refused(f"--only {args.only}: expected no options that choose kernels")
-    if args.only == "claims" and not on_cpu:
-        raise Refused("--only claims: expected --device cpu, which the claims are about")
-    if args.only == "gpu" and on_cpu:
-        raise Refused("--only gpu: expected --device cuda")
+    on_cpu = args.device == "cpu"
+    wanted = {"claims": "cpu", "gpu": "cuda"}.get(args.only)
+    if wanted and on_cpu != (wanted == "cpu"):
+        raise Refused(f"--only {args.only}: expected --device {wanted}")
     suites = {
         "kernels": lambda: cases.kernel_groups(**chosen),
         "compiled": cases.compiled_groups,

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.ticker import LogLocator
 
 from benchmarks import plots
-from benchmarks.cases import BLOCKS, DTYPES, GRIDS, KERNEL_DIRECTIONS, TENSORS_MOVED
+from benchmarks.cases import BLOCKS, DTYPES, GRIDS, KERNEL_DIRECTIONS
 from benchmarks.plots import MUTED, OURS, SKY, WIDTH, Bar, Picture, colour, slug
 from benchmarks.speeds import neighbour_times, shape_text
 from benchmarks.units import format_bytes, format_seconds, format_size
@@ -19,45 +19,39 @@ SIZES = (65_536, 2**20, 2**24)  # of the speed-up bars
 DIRECTION_COLOURS = {"forward": OURS, "backward": SKY, "forward+backward": "#004a75"}
 
 
-def pictures(rows: pd.DataFrame, sizes: Sequence[int] = SIZES) -> tuple[list[Picture], list[str]]:
-    """The pictures for which there are rows, and what is left out and why.
+def pictures(rows: pd.DataFrame, sizes: Sequence[int] = SIZES) -> list[Picture]:
+    """The pictures for which there are rows.
 
     `sizes` are those of the speed-up bars: as many of them as were measured, else the largest.
     """
-    ratios = _ratios(rows)
-    kinds = (
-        ("speed-up", "mish_cuda and F.mish on the same input", speed_ups(ratios, sizes)),
-        ("whole networks", "suite networks", networks(rows)),
-        ("peak memory", "forward+backward with its peak memory", memory(rows)),
-        ("speed-up under torch.compile", "suite compiled", compiled(rows)),
-        ("norm and Mish", "suite norms", norms(rows)),
-        ("GB/s over size", "suite kernels or gpu", rates(rows)),
-    )
-    found, missing = [], []
-    for kind, needs, pictures in kinds:
-        drawn = list(pictures)
-        found += drawn
-        missing += [] if drawn else [f"{kind}: no rows of {needs}"]
-    measured = set(ratios.numel)
-    if measured and (absent := [format_size(size) for size in sizes if size not in measured]):
-        missing.append(f"speed-up at {', '.join(absent)} elements: not measured")
-    if strided := int((rows.layout != "x").sum()):
-        missing.append(f"{strided} rows of tensors that are not contiguous: no picture shows those")
-    return found, missing
+    dense = rows[(rows.layout == "x") & rows.direction.isin(KERNEL_DIRECTIONS)]
+    grid = dense[dense.suite.isin(GRIDS)]  # of single functions beside all others
+    whole = rows[rows.suite == "networks"]
+    more = (compiled(rows), norms(rows), rates(grid))
+    return [*itertools.chain(speed_ups(dense, sizes), networks(whole), memory(grid), *more)]
 
 
-def speed_ups(ratios: pd.DataFrame, sizes: Sequence[int]) -> Iterator[Picture]:
+def speed_ups(rows: pd.DataFrame, sizes: Sequence[int]) -> Iterator[Picture]:
     """Speed-up over F.mish by dtype and direction, one panel for each size.
 
     What was measured at any size has its row in all panels, so that they are read across.
     """
+    # Never across suites: only within one were both timed in turns. Of two, the first in the file.
+    key = ["threads", "numel", "dtype", "direction"]
+    times = rows.pivot_table(
+        "median_s", ["suite", *key], "provider", aggfunc="first", sort=False
+    ).reindex(columns=["F.mish", "mish_cuda"])
+    ratios = (times["F.mish"] / times["mish_cuda"]).dropna().rename("ratio")
+    ratios = ratios.reset_index().drop_duplicates(key)
     for threads, alike in ratios.groupby("threads"):
         chosen = sorted(set(sizes) & set(alike.numel)) or [alike.numel.max()]
         alike = alike[alike.numel.isin(chosen)]
         wide = alike.pivot(index=["dtype", "direction"], columns="numel", values="ratio")
-        rows = [p for p in itertools.product(DTYPES, KERNEL_DIRECTIONS) if p in wide.index]
+        lines = [p for p in itertools.product(DTYPES, KERNEL_DIRECTIONS) if p in wide.index]
         panels = {
-            f"{format_size(size)} elements": [_speed_up(row, wide.at[row, size]) for row in rows]
+            f"{format_size(size)} elements": [
+                _speed_up(line, wide.at[line, size]) for line in lines
+            ]
             for size in chosen
         }
         title = f"mish_cuda against F.mish: how many times as fast{_on(threads)}"
@@ -69,27 +63,12 @@ def _speed_up(row: tuple[str, str], ratio: float) -> Bar:
     return Bar(" ".join(row), value, text, DIRECTION_COLOURS[row[1]])
 
 
-def _ratios(rows: pd.DataFrame) -> pd.DataFrame:
-    """Times of F.mish over ours, as `ratio`, by threads, numel, dtype and direction."""
-    rows = rows[
-        (rows.layout == "x") & (rows.network == "") & rows.direction.isin(KERNEL_DIRECTIONS)
-    ]
-    # Never across suites: only within one were both timed in turns. Of two, the first in the file.
-    key = ["threads", "numel", "dtype", "direction"]
-    times = rows.pivot_table(
-        "median_s", ["suite", *key], "provider", aggfunc="first", sort=False
-    ).reindex(columns=["F.mish", "mish_cuda"])
-    ratios = (times["F.mish"] / times["mish_cuda"]).dropna().rename("ratio")
-    return ratios.reset_index().drop_duplicates(key)
-
-
 def compiled(rows: pd.DataFrame) -> Iterator[Picture]:
-    """Speed-up over compiled F.mish, for each dtype and size."""
     for _, _, times in neighbour_times(rows, "compiled"):
         ratios = (times["F.mish"] / times["mish_cuda"]).dropna()
         for (dtype, shape), group in ratios.groupby(["dtype", "shape"], sort=False):
             panel = [Bar(f, ratio, f"{ratio:.2f}x", OURS) for (_, _, f), ratio in group.items()]
-            title = f"Speed-up under torch.compile, {dtype}, {format_size(int(shape))}"
+            title = f"Speed-up under torch.compile, {dtype}, {shape_text(shape)}"
             yield plots.bars(f"compiled {dtype} {shape}", title, {"": panel}, one="compiled F.mish")
 
 
@@ -97,22 +76,20 @@ def norms(rows: pd.DataFrame) -> Iterator[Picture]:
     """Speed-up of norm and Mish as one op, a panel for each Mish behind torch's norm."""
     ours, *others = BLOCKS
     for direction, threads, times in neighbour_times(rows, "norms"):
-        panels = {}
-        for name in others:
-            ratios = (times[name] / times[ours]).dropna()
-            panels[f"torch's norm, then {name}"] = [
+        panels = {
+            f"torch's norm, then {name}": [
                 Bar(f"{norm} {shape_text(shape)}", ratio, f"{ratio:.1f}x", colour(name))
-                for (_, shape, norm), ratio in ratios.items()
+                for (_, shape, norm), ratio in (times[name] / times[ours]).dropna().items()
             ]
+            for name in others
+        }
         title = f"Norm and Mish as one op: how many times as fast, {direction}{_on(threads)}"
-        panels = {heading: panel for heading, panel in panels.items() if panel}
-        if panels:
+        if any(panels.values()):
             yield plots.bars(f"norms {direction}{_on(threads)}", title, panels, one="two layers")
 
 
 def memory(rows: pd.DataFrame) -> Iterator[Picture]:
     """Peak memory of forward+backward at the largest size measured, a picture for each dtype."""
-    rows = _grid(rows)
     # Not of the copy, which works in memory that is there already.
     rows = rows[(rows.provider != "copy") & rows.peak_bytes.notna()]
     for dtype, alike in rows.groupby("dtype", sort=False):
@@ -123,8 +100,7 @@ def memory(rows: pd.DataFrame) -> Iterator[Picture]:
 
 def networks(rows: pd.DataFrame) -> Iterator[Picture]:
     """Time of a training step and of inference, and peak memory: a picture for each network."""
-    kinds = ["network", "dtype", "shape", "threads"]
-    alike = rows[rows.network != ""].groupby(kinds, sort=False)
+    alike = rows.groupby(["network", "dtype", "shape", "threads"], sort=False)
     for (network, dtype, shape, threads), group in alike:
         steps = group[group.direction == "training step"]
         panels = {
@@ -132,8 +108,7 @@ def networks(rows: pd.DataFrame) -> Iterator[Picture]:
             "peak memory of a training step": _bars(steps, "peak_bytes"),
             "time of inference": _bars(group[group.direction == "inference"], "median_s"),
         }
-        title = f"{network}, {dtype}, batch {shape}{_on(threads)}"
-        yield plots.bars(network, title, {name: bars for name, bars in panels.items() if bars})
+        yield plots.bars(network, f"{network}, {dtype}, batch {shape}{_on(threads)}", panels)
 
 
 def _bars(rows: pd.DataFrame, column: str) -> list[Bar]:
@@ -146,7 +121,7 @@ def rates(rows: pd.DataFrame) -> Iterator[Picture]:
     """GB/s over the number of elements, medians between p20 and p80: a picture for each direction
     and dtype."""
     kinds = ["threads", "direction", "dtype"]
-    for (threads, direction, dtype), alike in _grid(rows).groupby(kinds, sort=False):
+    for (threads, direction, dtype), alike in rows.groupby(kinds, sort=False):
         title = f"{direction}, {dtype}{_on(threads)}"
         fig = plots.figure(WIDTH + 1, 3.4, title)
         axes = fig.subplots()
@@ -164,13 +139,6 @@ def rates(rows: pd.DataFrame) -> Iterator[Picture]:
         axes.minorticks_off()
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), labelcolor=MUTED)
         yield Picture(slug(title), title, fig)
-
-
-def _grid(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of single functions on contiguous tensors, timed beside all other providers."""
-    return rows[
-        rows.suite.isin(GRIDS) & (rows.layout == "x") & rows.direction.isin(list(TENSORS_MOVED))
-    ]
 
 
 def _on(threads: int) -> str:

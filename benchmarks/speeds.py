@@ -7,37 +7,32 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 
 from benchmarks import claims
-from benchmarks.cases import BLOCKS, COMPILED, DTYPES, GRIDS, PROVIDERS
+from benchmarks.cases import BLOCKS, COMPILED, DTYPES, GRIDS, PROVIDERS, shape_of
 from benchmarks.display import Table, frame, verdict_table
 from benchmarks.units import format_bytes, format_seconds, format_shape, three_digits
 
 KERNEL_NOTE = """\
-ours: mish_cuda, the time of a call, the median of interleaved rounds. The times of
-the others are multiples of it; without ours, of the first one's. M: 2^20 elements.
-GB/s: of the first, for 2 (forward), 3 (backward) or 5 (both) tensors read or
-written.
-naive: x * tanh(softplus(x)), eager. mem. eff., memory-efficient: the same, but it
-saves x alone and computes the rest again in backward. comp.: compiled, under
-torch.compile.
-copy: out.copy_(x); in place of a backward torch.add(g, x, out=out), two reads and
-one write; in forward+backward both of these. Its result is allocated beforehand,
-the others allocate theirs in the call. In place of a backward, relu on a GPU is
-threshold_backward."""
+ours: mish_cuda, the median time of a call. Others: multiples of it; without ours, of the first
+one's. M: 2^20 elements. GB/s: of the first, for 2 (forward), 3 (backward) or 5 (both) tensors read
+or written. naive: x * tanh(softplus(x)), eager. mem. eff., memory-efficient: the same, but it saves
+x alone and computes the rest again in backward. comp.: compiled, under torch.compile. copy:
+out.copy_(x); in place of a backward torch.add(g, x, out=out); in forward+backward both. Its result
+is allocated beforehand, the others allocate theirs in the call. In place of a backward, relu on a
+GPU is threshold_backward."""
 MEMORY_NOTE = """\
-Peak memory within forward and backward of one call, results included, in sizes of
-the input. A whole network shows what is saved between them: see `networks`."""
+Peak memory within forward and backward of one call, results included, in sizes of the input. A
+whole network shows what is saved between them: see `networks`."""
 COMPILED_NOTE = "Both compiled; over F.mish: its time / that of mish_cuda."
 NORMS_NOTE = """\
 A norm with Mish behind it: as one op, or as two layers with the Mish that is named.
 Forward+backward in training, forward in evaluation. Over: time / that of the one op."""
 CLAIMS_NOTE = "Ratios of median times, on one thread where nothing else is said."
 NETWORK_NOTE = """\
-Times: medians of interleaved rounds. Step: forward, loss, backward, SGD step.
-Speed up: time with F.mish / time of the line. Share: of the step, that the
-activations take, by comparison with the network without any (none); a negative
-one means that the spread (p20 to p80) is larger than the share. Peak memory: of
-a step, gradients included, above weights, optimizer state and input.
-naive: x * tanh(softplus(x)), eager."""
+Times: medians of interleaved rounds. Step: forward, loss, backward, SGD step. Speed up: time with
+F.mish / time of the line. Share: of the step, that the activations take, by comparison with the
+network without any (none); a negative one means that the spread (p20 to p80) is larger than the
+share. Peak memory: of a step, gradients included, above weights, optimizer state and input. naive:
+x * tanh(softplus(x)), eager."""
 NONE = "none"  # nothing in the activation's place: what a network takes without it
 
 _SHORT = {
@@ -51,7 +46,6 @@ _SHORT = {
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:
-    """All tables for which there are rows."""
     verdicts = claims.judge(rows)
     judged = [verdict_table("claims", verdicts, CLAIMS_NOTE)] if verdicts else []
     speeds = (*_kernels(rows), *_memory(rows), *_with_neighbours(rows), *_networks(rows))
@@ -59,8 +53,7 @@ def tables(rows: pd.DataFrame) -> list[Table]:
 
 
 def shape_text(shape: str) -> str:
-    """A shape as a file has it, for people."""
-    return format_shape(tuple(map(int, shape.split("x"))))
+    return format_shape(shape_of(shape))
 
 
 def _providers(rows: pd.DataFrame) -> list[str]:
@@ -71,7 +64,7 @@ def _providers(rows: pd.DataFrame) -> list[str]:
 
 def _pivot(rows: pd.DataFrame, values: str, index: list[str], columns: str) -> pd.DataFrame:
     """Values by dtype, shape and more, in the order of dtypes and sizes."""
-    order = rows.dtype.map(list(DTYPES).index)
+    order = rows.dtype.map({dtype: place for place, dtype in enumerate(DTYPES)})
     rows = rows.assign(order=order).sort_values(["order", "numel"], kind="stable")
     return rows.pivot_table(
         index=index, columns=columns, values=values, aggfunc="first", sort=False
@@ -79,7 +72,6 @@ def _pivot(rows: pd.DataFrame, values: str, index: list[str], columns: str) -> p
 
 
 def _kernels(rows: pd.DataFrame) -> Iterator[Table]:
-    """A table for each number of threads and direction."""
     rows = rows[rows.suite.isin(GRIDS)]
     base, *others = _providers(rows) or [""]
     for (threads, direction), alike in rows.groupby(["threads", "direction"], sort=False):
@@ -146,7 +138,6 @@ def _with_neighbours(rows: pd.DataFrame) -> Iterator[Table]:
 
 
 def _networks(rows: pd.DataFrame) -> Iterator[Table]:
-    """A table for each network and input."""
     kinds = ["network", "shape", "dtype", "threads"]
     alike = rows[rows.suite == "networks"].groupby(kinds, sort=False)
     for (network, shape, dtype, threads), group in alike:

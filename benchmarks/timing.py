@@ -122,7 +122,6 @@ def sampler(statement: Statement) -> Sampler:
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Sets the number of CPU threads within the block, and restores it afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 
 def format_seconds(seconds: float) -> str:
-    """Three digits and the unit that suits."""
     for unit, scale in (("ns", 1e9), ("µs", 1e6), ("ms", 1e3)):
         if seconds * scale < 999.5:
             return f"{three_digits(seconds * scale)} {unit}"
@@ -22,7 +21,6 @@ def format_shape(shape: tuple[int, ...]) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """Three digits and the binary unit that suits."""
     for unit, scale in (("B", 1), ("KiB", 2**10), ("MiB", 2**20)):
         if count / scale < 999.5:
             return f"{count:.0f} B" if scale == 1 else f"{three_digits(count / scale)} {unit}"

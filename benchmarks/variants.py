@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import ctypes
 import os
 import statistics
@@ -15,6 +14,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -41,6 +41,10 @@ ODD_SIZE = 65_537  # for comparing bits: the last block has a part of a pack
 LARGE = 2**20  # elements: smaller tensors have small tiles on some GPUs
 REPEATS = 5
 CHOSEN = "chosen"
+COLUMNS = ("gpu", "dtype", "operation", "size", "kernel", "us")
+
+
+Kernel = Callable[[int, list[Tensor]], None]
 
 
 def variants(capability: tuple[int, int], threads_of_processor: int) -> dict[str, list[str]]:
@@ -64,47 +68,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if not torch.cuda.is_available():
         raise Refused(f"expected a GPU, but torch {torch.__version__} sees none")
+    args.csv.parent.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * args.minutes
     gpu = torch.cuda.get_device_properties()
     toolkit = find_toolkit([f"{gpu.major}.{gpu.minor}"], str(torch.version.cuda).split(".")[0])
     tried = variants((gpu.major, gpu.minor), gpu.max_threads_per_multi_processor)
+    wrong: set[str] = set()
+    rows: list[tuple[object, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
+        libraries = [Path(folder, f"{place}.so") for place in range(len(tried))]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            libraries = [Path(folder, f"{place}.so") for place in range(len(tried))]
-            arch = f"{gpu.major}{gpu.minor}"
-            built = pool.map(partial(build, toolkit, arch), tried.values(), libraries)
+            compiled = partial(build, toolkit, f"{gpu.major}{gpu.minor}")
+            built = pool.map(compiled, tried.values(), libraries)
             kernels = dict(zip(tried, built, strict=True))
         print(f"{len(kernels)} variants on {gpu.name}", flush=True)
-        wrong: set[str] = set()
         found: dict[tuple[str, bool], list[dict[str, float]]] = {}
-        with args.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("gpu", "dtype", "operation", "size", "kernel", "us"))
-            for dtype, op, size in product(DTYPES, range(len(OPS)), SIZES):
-                if time.monotonic() > end:
-                    print(f"Stopped after {args.minutes:g} minutes.")
-                    break
-                if (op + 2) * size * dtype.itemsize > 0.5 * torch.cuda.mem_get_info()[0]:
-                    print(f"{dtype}, {OPS[op]}, {size:,} elements: not enough memory")
-                    continue
-                wrong |= other_bits(kernels, dtype, op)
-                times = measure(
-                    calls(kernels, dtype, op, size), launches=3 if size >= 2**24 else 50
-                )
-                case = (gpu.name, str(dtype).removeprefix("torch."), OPS[op], size)
-                writer.writerows((*case, name, f"{us:.3f}") for name, us in times.items())
-                file.flush()
-                print(summary(case[1:], times, kernels), flush=True)
-                found.setdefault((OPS[op], size >= LARGE), []).append(times)
+        for dtype, op, size in product(DTYPES, range(len(OPS)), SIZES):
+            if time.monotonic() > end:
+                print(f"Stopped after {args.minutes:g} minutes.")
+                break
+            if (op + 2) * size * dtype.itemsize > 0.5 * torch.cuda.mem_get_info()[0]:
+                print(f"{dtype}, {OPS[op]}, {size:,} elements: not enough memory")
+                continue
+            wrong |= other_bits(kernels, dtype, op)
+            times = measure(calls(kernels, dtype, op, size), launches=3 if size >= 2**24 else 50)
+            case = (gpu.name, str(dtype).removeprefix("torch."), OPS[op], size)
+            rows += [(*case, name, f"{us:.3f}") for name, us in times.items()]
+            pd.DataFrame(rows, columns=COLUMNS).to_csv(args.csv, index=False)
+            # The fastest variant, the chosen one and the rivals.
+            best = min(kernels, key=times.__getitem__)
+            told = [f"best {times[best]:.2f} us ({best})", f"chosen {times[CHOSEN]:.2f}"]
+            told += [f"{name} {us:.2f}" for name, us in times.items() if name not in kernels]
+            print(f"{' '.join(map(str, case[1:]))}: {', '.join(told)}", flush=True)
+            found.setdefault((OPS[op], size >= LARGE), []).append(times)
     for (operation, large), cases in found.items():
         print(f"{operation}, {'large' if large else 'small'}: {overall(cases, kernels)}")
     for name in sorted(wrong):
         print(f"Other bits: {name}")
     print(f"Data: {args.csv}")
     return FAILED if wrong else 0
-
-
-Kernel = Callable[[int, list[Tensor]], None]
 
 
 def build(toolkit: Toolkit, arch: str, flags: list[str], library: Path) -> Kernel:
@@ -129,7 +131,6 @@ def build(toolkit: Toolkit, arch: str, flags: list[str], library: Path) -> Kerne
 
 
 def operands_of(dtype: torch.dtype, op: int, size: int) -> list[Tensor]:
-    """The output and the inputs."""
     return [torch.randn(size, dtype=dtype, device="cuda") for _ in range(op + 2)]
 
 
@@ -153,19 +154,15 @@ def calls(
     kernels: dict[str, Kernel], dtype: torch.dtype, op: int, size: int
 ) -> dict[str, Callable[[], object]]:
     """The variants and their rivals on the same memory; PyTorch has no op for double backward."""
-    operands = operands_of(dtype, op, size)
-    out, *inputs = operands
-    found: dict[str, Callable[[], object]] = {
-        name: partial(kernel, op, operands) for name, kernel in kernels.items()
-    }
+    out, *inputs = operands = operands_of(dtype, op, size)
     aten = torch.ops.aten
-    if op == 0:
-        found["F.mish"] = lambda: aten.mish.out(inputs[0], out=out)
-    elif op == 1:
-        found["F.mish"] = lambda: aten.mish_backward(*inputs)
-    found["torch.relu"] = lambda: aten.relu.out(inputs[0], out=out)
-    found["copy"] = lambda: out.copy_(inputs[0])
-    return found
+    native = {0: lambda: aten.mish.out(*inputs, out=out), 1: lambda: aten.mish_backward(*inputs)}
+    return {
+        **{name: partial(kernel, op, operands) for name, kernel in kernels.items()},
+        **({"F.mish": native[op]} if op in native else {}),
+        "torch.relu": lambda: aten.relu.out(inputs[0], out=out),
+        "copy": lambda: out.copy_(inputs[0]),
+    }
 
 
 def measure(calls: dict[str, Callable[[], object]], launches: int) -> dict[str, float]:
@@ -184,15 +181,6 @@ def measure(calls: dict[str, Callable[[], object]], launches: int) -> dict[str, 
         for name, graph in graphs.items():
             times[name].append(1e6 * elapsed(graph.replay, 1) / launches)
     return {name: statistics.median(rounds) for name, rounds in times.items()}
-
-
-def summary(case: Iterable[object], times: dict[str, float], kernels: dict[str, Kernel]) -> str:
-    """A line: the fastest variant, the chosen one and the rivals."""
-    best = min(kernels, key=times.__getitem__)
-    others = [name for name in times if name not in kernels]
-    told = [f"best {times[best]:.2f} us ({best})", f"chosen {times[CHOSEN]:.2f}"]
-    told += [f"{name} {times[name]:.2f}" for name in others]
-    return f"{' '.join(map(str, case))}: {', '.join(told)}"
 
 
 def overall(cases: Sequence[dict[str, float]], names: Iterable[str]) -> str:

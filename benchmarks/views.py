@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Sequence
-from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from benchmarks import display, environment, results
-from benchmarks.arguments import add_files, add_number
+from benchmarks.arguments import add_files
 from benchmarks.display import Table
 from benchmarks.results import Results
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # it needs matplotlib, which tables do not
     from benchmarks.plots import Picture
 
 DESCRIPTION = "Prints the tables of files that any other command wrote."
-# Packages or modules with tables(rows), and with pictures(rows), by what a file holds.
+# Modules with tables(rows), and with pictures(rows), by what a file holds.
 _MODULES = {
     "speed": ("speeds", "speed_plots"),
     "errors": ("accuracy.tables", "accuracy.plots"),
@@ -31,17 +31,10 @@ _MODULES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_files(parser)
     parser.add_argument("--markdown", action="store_true", help="as Markdown")
-    add_number(
-        parser, "--sizes", nargs="+", help="of files of `run`, only rows of so many elements"
-    )
 
 
 def run(args: argparse.Namespace) -> int:
     sources = results.read(args.csv)
-    for place, source in enumerate(sources):
-        if args.sizes and source.kind == "speed":
-            chosen = source.rows[source.rows.numel.isin(args.sizes)]
-            sources[place] = replace(source, rows=chosen)
     if args.markdown:
         print(markdown(sources))
     else:
@@ -50,30 +43,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def tables(source: Results) -> list[Table]:
-    """All tables of a file."""
     module = importlib.import_module(f"benchmarks.{_MODULES[source.kind][0]}")
     found: list[Table] = module.tables(source.rows)
     return found
 
 
-def pictures(
-    source: Results, sizes: Sequence[int] | None = None
-) -> tuple[list[Picture], list[str]]:
-    """All pictures of a file, and which kinds are left out and why.
-
-    `sizes` are the elements of the speed-up bars.
-    """
+def pictures(source: Results) -> list[Picture]:
     name = _MODULES[source.kind][1]
     if name is None:
-        return [], [f"no picture shows {source.kind}"]
-    module = importlib.import_module(f"benchmarks.{name}")
-    chosen = {"sizes": sizes} if sizes and source.kind == "speed" else {}
-    found: tuple[list[Picture], list[str]] = module.pictures(source.rows, **chosen)
+        return []
+    found: list[Picture] = importlib.import_module(f"benchmarks.{name}").pictures(source.rows)
     return found
 
 
 def show(sources: Sequence[Results], console: Console | None = None) -> None:
-    """Print the tables of files."""
     console = console or Console(highlight=False)
     for source in sources:
         found = tables(source)
@@ -84,7 +67,6 @@ def show(sources: Sequence[Results], console: Console | None = None) -> None:
 
 
 def markdown(sources: Sequence[Results]) -> str:
-    """The same in Markdown."""
     parts = []
     for source in sources:
         parts.append(display.markdown(tables(source)) or _no_table(source))
@@ -92,8 +74,15 @@ def markdown(sources: Sequence[Results]) -> str:
     return "\n\n".join(parts)
 
 
+def draw(source: Results, folder: Path, form: str = "png", prefix: str = "") -> list[Path]:
+    """Write the pictures of a file; returns their paths."""
+    from benchmarks import plots
+
+    found = {folder / f"{prefix}{each.name}.{form}": each for each in pictures(source)}
+    for path, picture in found.items():
+        plots.save(picture, path, environment.summary(source.facts))
+    return list(found)
+
+
 def _no_table(source: Results) -> str:
-    return (
-        f"No table shows these rows: {len(source.rows)} of {source.path}. Claims need both sides "
-        "of a ratio."
-    )
+    return f"No table shows these rows: {len(source.rows)} of {source.path}."

@@ -15,8 +15,8 @@ from benchmarks.accuracy import implementations, norms
 from benchmarks.accuracy.numbers import FORMATS
 from benchmarks.accuracy.proof import LIMIT_FP64, LIMIT_NATIVE, prove
 from benchmarks.accuracy.tables import judge
-from benchmarks.arguments import FAILED, Refused, add_csv, add_device, add_number
-from benchmarks.display import progress_bar
+from benchmarks.arguments import Refused, add_csv, add_device, add_number
+from benchmarks.display import conclude, progress_bar
 
 DESCRIPTION = """\
 Tries every number of fp32, fp16 and bf16 and a sample of fp64: on the CPU in the
@@ -37,14 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     on_cpu = args.device == "cpu"
+    facts = environment.collect(args.device, args.command)
     if on_cpu and not implementations.LIBRARY.exists():
         raise Refused(f"{implementations.LIBRARY} is not built. Run: make accuracy")
-    console = Console(highlight=False)
-    facts = environment.collect(args.device, args.command)
     if not on_cpu and facts["backend"] != "cuda":
-        raise Refused(
-            f"expected CUDA kernels, but {facts['backend']} is what runs on {args.device}"
-        )
+        raise Refused(f"expected CUDA kernels, but {facts['backend']} is what runs there")
+    console = Console(highlight=False)
     bar = progress_bar(console)
     cores = os.cpu_count() or 1
     workers = ProcessPoolExecutor(
@@ -59,12 +57,7 @@ def run(args: argparse.Namespace) -> int:
         write(norms.rows(args.device))
     (source,) = found = results.read([args.csv])
     views.show(found, console)
-    for picture in views.pictures(source)[0]:
-        plots.sign(picture, environment.summary(facts))
-        plots.save(picture, args.csv.with_suffix(".png"))
-    broken = [verdict for verdict in judge(source.rows) if not verdict.ok]
-    for verdict in broken:
-        console.print(f"Not kept: {verdict}", style="bold red", markup=False)
-    console.print(f"{len(broken)} bounds are not kept." if broken else "All bounds are kept.")
-    console.print(f"Data: {args.csv}, {args.csv.with_suffix('.png')}")
-    return FAILED if broken else 0
+    picture = args.csv.with_suffix(".png")
+    for drawn in views.pictures(source):
+        plots.save(drawn, picture, environment.summary(facts))
+    return conclude(judge(source.rows), "bounds", f"{args.csv}, {picture}", console)

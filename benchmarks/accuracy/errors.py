@@ -69,19 +69,14 @@ def distance(x: Wide, result: Wide, true: Wide, keeps_sign: bool = False) -> Wid
     return absolute
 
 
-def row(
-    function: str,
-    implementation: str,
-    dtype: str,
-    reference: str,
-    found: Errors,
-    low: float = -math.inf,
-    high: float = math.inf,
-) -> Row:
-    """A row of a file of results, of x from `low` to `high`, of which all numbers were tried."""
-    names = {"function": function, "implementation": implementation, "dtype": dtype}
-    ends = {"reference": reference, "low": low, "high": high, "numbers": found.tried}
-    return {**names, **ends, **found._asdict()}
+def row(*names: str, found: Errors, low: float = -math.inf, high: float = math.inf) -> Row:
+    """A row of a file of results, of x from `low` to `high`, of which all numbers were tried.
+
+    The names are those of function, implementation, dtype and reference.
+    """
+    columns = ("function", "implementation", "dtype", "reference")
+    ends = {"low": low, "high": high, "numbers": found.tried}
+    return {**dict(zip(columns, names, strict=True)), **ends, **found._asdict()}
 
 
 def together(found: Iterable[Any]) -> Errors:
@@ -89,11 +84,8 @@ def together(found: Iterable[Any]) -> Errors:
     found = list(found)
     ulp = max(found, key=lambda errors: errors.ulp)
     absolute = max(found, key=lambda errors: errors.absolute)
-    return Errors(
-        sum(errors.tried for errors in found),
-        *(ulp.ulp, ulp.ulp_at, absolute.absolute, absolute.absolute_at),
-        sum(errors.correct for errors in found),
-    )
+    tried, correct = (sum(getattr(each, name) for each in found) for name in ("tried", "correct"))
+    return Errors(tried, ulp.ulp, ulp.ulp_at, absolute.absolute, absolute.absolute_at, correct)
 
 
 def keep(found: Errors, bound: Bound) -> bool:
@@ -116,9 +108,3 @@ def covers(bound: Bound, low: float, high: float) -> bool:
     if math.isnan(bound.low):
         return math.isnan(low)
     return bound.low <= low and high <= bound.high
-
-
-def allowance(backend: str, dtype: str, function: str, low: float, high: float) -> float:
-    """The absolute error from which on ULP count, between `low` and `high`."""
-    found = (b for b in required(backend, dtype, function) if b.ulp and covers(b, low, high))
-    return max((bound.absolute for bound in found), default=0)

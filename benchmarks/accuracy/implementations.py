@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mish_cuda  # noqa: F401  registers the ops
+from mish_cuda._bounds import DTYPES
 
 # Built by CMakeLists.txt; see the target `accuracy` of the Makefile.
 LIBRARY = Path(__file__).parents[2] / "build" / "maths" / "accuracy_kernels.so"
@@ -86,10 +87,6 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-# In the order of mish::DType.
-_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-
-
 def _kernel(isa: int, *operands: Tensor) -> Tensor:
     """The result has the stride of x."""
     x = operands[-1]
@@ -97,5 +94,6 @@ def _kernel(isa: int, *operands: Tensor) -> Tensor:
     tensors = [out, *operands]
     data = (ctypes.c_void_p * 4)(*(t.data_ptr() for t in tensors))
     strides = (ctypes.c_int64 * 8)(*(t.stride(0) * t.itemsize for t in tensors))
-    _library().run(len(operands) - 1, _DTYPES.index(x.dtype), isa, data, strides, x.numel(), 1)
+    dtype = list(DTYPES.values()).index(x.dtype)  # in the order of mish::DType
+    _library().run(len(operands) - 1, dtype, isa, data, strides, x.numel(), 1)
     return out

@@ -48,7 +48,8 @@ def rows(device: str) -> Iterator[Row]:
             for name, run in functions.items():
                 for what, got in _results(run, tensors).items():
                     function, found = f"{what} of {norm} and Mish", _errors(got, exact[what])
-                    yield row(function, name, dtype, WITH_FLOAT64, found, mean, mean)
+                    names = (function, name, dtype, WITH_FLOAT64)
+                    yield row(*names, found=found, low=mean, high=mean)
 
 
 def _inputs(

@@ -25,31 +25,16 @@ from mish_cuda._bounds import DTYPES
 Wide = NDArray[np.floating[Any]]
 
 
-@dataclass(frozen=True)
 class Format:
     """A binary floating-point format, and the wider one in which its errors are computed."""
 
-    name: str
-    wide: type[np.floating[Any]] = np.float64
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return DTYPES[self.name]
-
-    @property
-    def bits(self) -> torch.dtype:
-        """The integer of the same size."""
-        return {2: torch.int16, 4: torch.int32, 8: torch.int64}[self.dtype.itemsize]
-
-    @property
-    def reference(self) -> str:
-        """The name of `wide` in files of results."""
-        return "long double" if self.wide is np.longdouble else "double"
-
-    @property
-    def largest(self) -> int:
-        """The largest ordinal, a NaN; the smallest is -largest - 1."""
-        return torch.iinfo(self.bits).max
+    def __init__(self, name: str, wide: type[np.floating[Any]], reference: str) -> None:
+        self.name = name
+        self.dtype = DTYPES[name]
+        self.bits = getattr(torch, f"int{8 * self.dtype.itemsize}")
+        self.largest = torch.iinfo(self.bits).max  # ordinal, a NaN; the smallest: -largest - 1
+        self.wide = wide
+        self.reference = reference  # the name of `wide` in files of results
 
     def numbers(self, first: int, stop: int, step: int = 1) -> Tensor:
         """The numbers with these ordinals, up to but not including `stop`."""
@@ -85,8 +70,8 @@ class Format:
         return torch.where(values < 0, values ^ self.largest, values)
 
 
-FP32, FP16, BF16 = Format("fp32"), Format("fp16"), Format("bf16")
-FP64 = Format("fp64", np.longdouble)
+FP32, FP16, BF16 = (Format(name, np.float64, "double") for name in ("fp32", "fp16", "bf16"))
+FP64 = Format("fp64", np.longdouble, "long double")
 # Where long double is no wider than double (macOS, Windows) there is nothing to judge double by.
 FORMATS = (FP32, FP16, BF16, *([FP64] if np.finfo(np.longdouble).nmant >= 63 else []))
 
@@ -103,13 +88,9 @@ class Interval:
     first: int
     stop: int
 
-    @property
-    def count(self) -> int:
-        return self.stop - self.first
-
     def ordinals(self, limit: int) -> range:
         """All ordinals, or `limit` of them, evenly spread."""
-        step = math.ceil(self.count / limit)
+        step = math.ceil((self.stop - self.first) / limit)
         return range(self.first, self.stop, step if step == 1 else step | 1)  # odd: all last bits
 
 
@@ -122,8 +103,5 @@ def intervals(number_format: Format, edges: Iterable[float]) -> list[Interval]:
     finite = zip(pairwise([-math.inf, *ends, math.inf]), pairwise(cuts), strict=True)
     beyond = (-largest - 1, -infinity - 1, -infinity), (infinity, infinity + 1, largest + 1)
     others = (((math.nan, math.nan), pair) for cuts in beyond for pair in pairwise(cuts))
-    return [
-        Interval(*values, *ordinals)
-        for values, ordinals in (*finite, *others)
-        if ordinals[0] < ordinals[1]
-    ]
+    spans = (Interval(*values, *ordinals) for values, ordinals in (*finite, *others))
+    return [span for span in spans if span.first < span.stop]

@@ -12,15 +12,19 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from benchmarks.accuracy import errors, implementations, reference
+from benchmarks.accuracy import implementations, reference
 from benchmarks.accuracy.errors import (
     DEFINITION,
     LARGEST_GRADIENT,
     NATIVE,
     Errors,
     Row,
+    covers,
+    distance,
+    errors,
     required,
     row,
+    together,
 )
 from benchmarks.accuracy.implementations import Implementations
 from benchmarks.accuracy.numbers import FP32, FP64, Format, Interval, intervals
@@ -58,8 +62,8 @@ def cut(backend: str, number_format: Format) -> list[Interval]:
     if number_format is FP64:
         edges |= {*np.arange(-750.0, -15.0, 15.0), *np.arange(-15.0, 26.0)}
         for point in _HARD_POINTS:
-            distance = 1024 * float(np.spacing(abs(point)))
-            edges |= {point - distance, point + distance}
+            near = 1024 * float(np.spacing(abs(point)))
+            edges |= {point - near, point + near}
     return intervals(number_format, edges)
 
 
@@ -69,10 +73,11 @@ def prove(
     """The rows of one format: at most `limit` numbers of each interval, or as many as usual."""
     on_cuda = device.startswith("cuda")
     backend = "cuda" if on_cuda else "cpu"
-    there = partial(implementations.on_device, device)
-    ours = "cuda" if on_cuda else "mish_cuda"
-    installed: Implementations = {ours: partial(there, implementations.registered)}
-    native: Implementations = {NATIVE: partial(there, implementations.native)}
+    there = partial(partial, implementations.on_device, device)
+    installed: Implementations = {
+        "cuda" if on_cuda else "mish_cuda": there(implementations.registered)
+    }
+    native: Implementations = {NATIVE: there(implementations.native)}
     judged = installed if on_cuda else implementations.kernels()
     usual = LIMIT_FP64 if number_format is FP64 else ALL
     sweeps = [({**judged, **native}, usual)]
@@ -93,8 +98,8 @@ def prove(
             if not is_short:  # of 16 bits, which are computed in float, the sweep tries products
                 own = partial(implementations.products, one)
                 rows += same({name: one}, "its own derivatives", own, OPS[1:])
-            rows += same({f"{name}, strided": partial(implementations.strided, one)}, name, one)
-            rows += same({f"{name}, tails": partial(implementations.tails, one)}, name, one)
+            for layout in (implementations.strided, implementations.tails):
+                rows += same({f"{name}, {layout.__name__}": partial(layout, one)}, name, one)
         if not on_cuda:
             rows += same(installed, name, one)  # the widest, which is the one that is installed
     return rows
@@ -123,10 +128,10 @@ def sweep(
     for (span, _), piece in zip(pieces, tracked, strict=True):
         for key, each in piece.items():
             found[span, key].append(each)
-    judge = number_format.reference
+    names = (number_format.name, number_format.reference)
     return [
-        row(*key, number_format.name, judge, errors.together(each), span.low, span.high)
-        | {"numbers": span.count}
+        row(*key, *names, found=together(each), low=span.low, high=span.high)
+        | {"numbers": span.stop - span.first}
         for (span, key), each in found.items()
     ]
 
@@ -140,6 +145,7 @@ def measure(
     float, they are to be rounded once in all.
     """
     functions = FUNCTIONS + (OPS[1:] if number_format.dtype.itemsize == 2 else ())
+    bounds = {f: required(backend, number_format.name, f) for f in functions}
     found = defaultdict[tuple[str, str], list[Errors]](list)
     for start in range(0, len(ordinals), CHUNK):
         part = ordinals[start : start + CHUNK]
@@ -154,14 +160,14 @@ def measure(
                     factors = gradients(number_format, numbers, order)
                     true = math.prod(map(number_format.widen, factors), start=true)
                 ulps = number_format.ulps(true)
-                allowed = errors.allowance(
-                    backend, number_format.name, function, span.low, span.high
-                )
+                # The absolute error from which on ULP count.
+                inside = (b for b in bounds[function] if b.ulp and covers(b, span.low, span.high))
+                allowed = max((bound.absolute for bound in inside), default=0)
                 for name, run in alike.items():
                     result = number_format.widen(run(*factors, numbers))
-                    off = errors.distance(x, result, true, keeps_sign=order == 0)
-                    found[function, name].append(errors.errors(x, off, ulps, allowed))
-    return {key: errors.together(each) for key, each in found.items()}
+                    off = distance(x, result, true, keeps_sign=order == 0)
+                    found[function, name].append(errors(x, off, ulps, allowed))
+    return {key: together(each) for key, each in found.items()}
 
 
 def sample(number_format: Format, spans: Iterable[Interval], count: int) -> Tensor:
@@ -195,8 +201,8 @@ def agreement(
         right = expected(*operands)
         for name, run in alike.items():
             same = same_bits(run(*operands), right).numpy()
-            found = errors.errors(wide, np.where(same, 0.0, np.inf), 1)
-            yield row(op, name, number_format.name, other, found)
+            found = errors(wide, np.where(same, 0.0, np.inf), 1)
+            yield row(op, name, number_format.name, other, found=found)
 
 
 def against_definition(
@@ -212,10 +218,9 @@ def against_definition(
         x = x[np.abs(x) < 1000]  # so that mpmath's e^x stays small
         values = reference.evaluate(x)[order]
         off = np.array([reference.error(*each, order) for each in zip(x, values, strict=True)])
+        names = (function, number_format.reference, number_format.name, DEFINITION)
         for bound in required(backend, number_format.name, function):
             inside = (x > bound.low) & (x <= bound.high)
             if inside.any() and not bound.correct:
-                ulps = number_format.ulps(values[inside])
-                found = errors.errors(x[inside], off[inside], ulps)
-                names = (function, number_format.reference, number_format.name, DEFINITION)
-                yield row(*names, found, bound.low, bound.high)
+                found = errors(x[inside], off[inside], number_format.ulps(values[inside]))
+                yield row(*names, found=found, low=bound.low, high=bound.high)

@@ -41,15 +41,14 @@ def tables(rows: pd.DataFrame) -> list[Table]:
         *("F.mish: error", "F.mish: at", "F.mish: right", "reference"),
     )
     found = [Table("errors, and what is required", frame(header, _lines(rows)), NOTE, names=3)]
-    pairs = rows[~rows.reference.isin(JUDGES)]
-    lines = []
-    for pair, group in pairs.groupby(["implementation", "reference", "dtype"], sort=False):
-        tried, differ = group.tried.sum(), (group.tried - group.correct).sum()
-        functions = ", ".join(group.function)
-        lines.append((*pair, functions, f"{tried:,}", f"{differ:,}", yes_no(not differ)))
-    if lines:
-        names = ("implementation", "the same bits as", "dtype", "of")
-        found.append(Table("the same bits", frame((*names, "tried", "differ", "ok"), lines), "", 4))
+    pairs = rows[~rows.reference.isin(JUDGES)].assign(differ=lambda r: r.tried - r.correct)
+    if len(pairs):
+        by_pair = pairs.groupby(["implementation", "reference", "dtype"], sort=False)
+        same = by_pair.agg({"function": ", ".join, "tried": "sum", "differ": "sum"}).reset_index()
+        same["ok"] = (same.differ == 0).map(yes_no)
+        same[["tried", "differ"]] = same[["tried", "differ"]].map("{:,}".format)
+        names = ("implementation", "the same bits as", "dtype", "of", "tried", "differ", "ok")
+        found.append(Table("the same bits", same.set_axis(names, axis=1), "", 4))
     return found
 
 
@@ -68,7 +67,6 @@ def judge(rows: pd.DataFrame) -> list[Verdict]:
 
 
 def region(bound: Bound) -> str:
-    """The x that a bound is about."""
     low, high = bound.low, bound.high
     if math.isnan(low):
         return "inf, NaN"
@@ -82,26 +80,26 @@ def region(bound: Bound) -> str:
 
 
 def _judged(rows: pd.DataFrame) -> pd.DataFrame:
-    """The errors of each implementation in the region of each bound, beside the bound that it is
-    held to. `place` is that of the bound among those of the function.
-    """
+    """The errors of each implementation in the region of each bound, beside that bound; `place` is
+    the bound's among those of the function."""
     backend = "cuda" if (rows.implementation == "cuda").any() else "cpu"
     keys = ["dtype", "function", "reference"]
     found = []
     for key, group in rows.groupby(keys, sort=False):
-        for place, bound in enumerate(_bounds(backend, group)):
+        dtype, function, reference = key
+        for place, bound in enumerate(_bounds(backend, dtype, function, reference, group)):
             inside = [covers(bound, *ends) for ends in zip(group.low, group.high, strict=True)]
             for name, each in group[inside].groupby("implementation", sort=False):
                 found.append((*key, place, bound, name, *together(each.itertuples())))
     return pd.DataFrame(found, columns=[*keys, "place", "bound", "implementation", *Errors._fields])
 
 
-def _bounds(backend: str, rows: pd.DataFrame) -> list[Bound]:
+def _bounds(
+    backend: str, dtype: str, function: str, reference: str, rows: pd.DataFrame
+) -> list[Bound]:
     """What is required of a function in a dtype beside a reference; `rows` are all such errors."""
-    dtype, function, reference = rows[["dtype", "function", "reference"]].iloc[0]
     if reference == WITH_FLOAT64:
-        native = rows[rows.implementation == NATIVE]
-        means = native.groupby("low", sort=False).ulp.max()
+        means = rows[rows.implementation == NATIVE].groupby("low", sort=False).ulp.max()
         return [Bound(mean, mean, ulp + 1, 0, 0) for mean, ulp in means.items()]
     if reference not in JUDGES:
         return [SAME_BITS]
@@ -117,10 +115,9 @@ def _lines(rows: pd.DataFrame) -> Iterator[tuple[str, ...]]:
     judged = _judged(rows[rows.reference.isin(JUDGES)])
     for (dtype, function, _), group in judged.groupby(["dtype", "function", "place"], sort=False):
         known, native = group.reference == DEFINITION, group.implementation == NATIVE
-        ours = group[~known & ~native]
         if known.all():
             continue
-        bound = group.bound[~known].iloc[0]
+        bound, ours = group.bound[~known].iloc[0], group[~known & ~native]
         worst, theirs, reference = (
             _figures(together(some.itertuples()), bound) if len(some) else ("", "", "")
             for some in (ours, group[native], group[known])

@@ -10,14 +10,13 @@ from filelock import FileLock, Timeout  # a dependency of torch
 from rich.console import Console
 
 from benchmarks import environment, plots, views
-from benchmarks.arguments import Refused, add_device, add_names, add_number, rate
+from benchmarks.arguments import Refused, add_device, add_names, add_number, add_path, rate
 from benchmarks.display import progress_bar
-from benchmarks.paper import data
+from benchmarks.paper import data, tables  # noqa: F401  # a missing scipy is told at once
 from benchmarks.paper import plots as pictures
 from benchmarks.paper.protocol import ACTIVATIONS, DEFAULTS, SEEDS
 from benchmarks.paper.study import Study, read
 from benchmarks.paper.training import train
-from benchmarks.plot import draw
 from benchmarks.timing import threads
 
 DESCRIPTION = """\
@@ -27,53 +26,40 @@ after the last finished epoch when it is called again. `plot` makes its pictures
 its summary again. `pictures` draws the function with its derivatives, and what
 random networks make of the plane.
 """
+OPTIONS = {
+    "seeds": "runs of each activation; more can be added later",
+    "epochs": "passes over the training images",
+    "width": "channels of the network's first stage",
+    "batch_size": "images in a batch",
+    "learning_rate": "of Adam",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("run", "plot", "pictures"), nargs="?", default="run")
-    parser.add_argument(
-        "--dataset",
-        choices=DEFAULTS,
-        default="digits",
-        help="digits come with scikit-learn and take some minutes; the others are what the paper "
-        "has, and want a GPU (default: %(default)s)",
+    what = (
+        "digits come with scikit-learn and take some minutes; the others are what the paper "
+        "has, and want a GPU (default: %(default)s)"
     )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="FOLDER",
-        help="where cifar-10-python.tar.gz or cifar-100-python.tar.gz is, or what it holds",
-    )
-    add_names(parser, "--activations", ACTIVATIONS)
-
+    parser.add_argument("--dataset", choices=DEFAULTS, default="digits", help=what)
+    what = "where cifar-10-python.tar.gz or cifar-100-python.tar.gz is, or what it holds"
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help=what)
+    add_names(parser, ("--activations",), ACTIVATIONS)
     of_each = {dataset: vars(s) | {"seeds": SEEDS[dataset]} for dataset, s in DEFAULTS.items()}
-    for name, what in {
-        "seeds": "runs of each activation; more can be added later",
-        "epochs": "passes over the training images",
-        "width": "channels of the network's first stage",
-        "batch_size": "images in a batch",
-        "learning_rate": "of Adam",
-    }.items():
+    for name, what in OPTIONS.items():
         known = ", ".join(f"{values[name]:g} for {dataset}" for dataset, values in of_each.items())
         flag, kind = f"--{name.replace('_', '-')}", rate if name == "learning_rate" else None
         add_number(parser, flag, help=f"{what} (default: {known})", kind=kind)
     add_number(parser, "--threads", default=1, help="of the CPU")
     add_device(parser)
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("mish_paper"),
-        metavar="FOLDER",
-        help="folder to write to (default: %(default)s)",
-    )
+    add_path(parser, "--output", "mish_paper", "folder to write to", "FOLDER")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.what == "pictures":
         for picture in (pictures.function(), pictures.landscape()):
-            path = args.output / f"{picture.name}.png"
-            plots.save(picture, path)
-            print(path)
+            plots.save(picture, args.output / f"{picture.name}.png")
+            print(args.output / f"{picture.name}.png")
         return 0
     console = Console(highlight=False)
     if args.what == "run":
@@ -84,9 +70,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train_all(args: argparse.Namespace, console: Console) -> None:
-    chosen = {name: value for name, value in vars(args).items() if value is not None}
     settings = DEFAULTS[args.dataset]
-    settings = replace(settings, **{n: chosen[n] for n in vars(settings) if n in chosen})
+    chosen = {name: value for name in vars(settings) if (value := getattr(args, name)) is not None}
+    settings = replace(settings, **chosen)
     dataset = data.load(args.dataset, args.data)
     if len(dataset.train_labels) % settings.batch_size == 1:
         raise Refused(
@@ -113,10 +99,7 @@ def _train_all(args: argparse.Namespace, console: Console) -> None:
                     bar.update(task, completed=done, description=right)
                 console.print(right)
     except Timeout as error:
-        raise Refused(
-            f"another process is training in {args.output}: wait for it, or choose another folder "
-            "with --output"
-        ) from error
+        raise Refused(f"another process is training in {args.output}") from error
 
 
 def _show(folder: Path, console: Console) -> None:
@@ -124,5 +107,5 @@ def _show(folder: Path, console: Console) -> None:
     source = read(folder / "epochs.csv")
     views.show([source], console)
     (folder / "summary.md").write_text(views.markdown([source]) + "\n", encoding="utf-8")
-    draw(source, folder)
+    views.draw(source, folder)
     console.print(f"In {folder}: epochs.csv, summary.md, accuracy.png, curves.png")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,12 +39,11 @@ def load(name: str, folder: Path | None) -> Dataset:
     """The data set `name`; "cifar10" and "cifar100" are read from `folder`.
 
     Raises:
-        Refused: no folder is given where one is needed, one is given where none is, or what is in
-            it is not the published data set.
+        Refused: what is in the folder is not the published data set.
     """
     if name != "digits":
         return _cifar(name, folder)
-    if folder is not None:
+    if folder:
         raise Refused("digits come with scikit-learn: --data is for cifar10 and cifar100")
     return _digits()
 
@@ -72,20 +73,15 @@ def _cifar(name: str, folder: Path | None) -> Dataset:
 
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     if folder is None:
-        raise Refused(
-            f"{name} needs --data FOLDER, a folder with {kind.filename} from {URL} or with what it "
-            f"holds, {kind.base_folder}; nothing is downloaded"
-        )
+        raise Refused(f"{name} needs --data FOLDER with {kind.filename}, or what it holds: {URL}")
     root = folder.parent if folder.name == kind.base_folder else folder
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            archive = root / kind.filename
-            if archive.is_file() and not (root / kind.base_folder).is_dir():
+            if not (root / kind.base_folder).is_dir():
+                shutil.unpack_archive(root / kind.filename, scratch, filter="data")
                 root = Path(scratch)
-                with tarfile.open(archive) as tar:
-                    tar.extractall(root, filter="data")
             parts = [kind(str(root), train=train) for train in (True, False)]
-        except (RuntimeError, tarfile.TarError, EOFError, OSError) as error:
+        except (RuntimeError, EOFError, OSError, tarfile.TarError, zlib.error) as error:
             raise Refused(
                 f"{folder} does not hold {kind.filename} or {kind.base_folder}, complete and as "
                 f"published ({describe(error)}). Get it from {URL}"

@@ -25,9 +25,8 @@ POINTS = 400  # of the landscape along each axis
 LIMIT = 3.0  # they go from -LIMIT to LIMIT
 
 
-def pictures(rows: pd.DataFrame) -> tuple[list[Picture], list[str]]:
-    """Accuracies and curves; nothing is left out."""
-    return [accuracies(rows), curves(rows)], []
+def pictures(rows: pd.DataFrame) -> list[Picture]:
+    return [accuracies(rows), curves(rows)]
 
 
 def curves(rows: pd.DataFrame) -> Picture:

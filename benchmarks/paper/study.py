@@ -46,23 +46,17 @@ class Study:
             self._refuse_other(self.path, self._rows.iloc[0])
         for run in self.finished():
             # There still if the process was killed right after the run was recorded.
-            self.checkpoint(run).unlink(missing_ok=True)
+            self._checkpoint(run).unlink(missing_ok=True)
         for path in sorted(self._checkpoints.glob("*.pt")):
             self._refuse_other(path, _state(path)["of"])
 
     def finished(self) -> set[Run]:
-        """The runs that are recorded."""
         return set(zip(self._rows.activation, map(int, self._rows.seed), strict=True))
-
-    def checkpoint(self, run: Run) -> Path:
-        """The file of a run that is not finished."""
-        return self._checkpoints / "{}-{}.pt".format(*run)
 
     def save(
         self, run: Run, network: nn.Module, optimizer: torch.optim.Optimizer, curve: Sequence[Epoch]
     ) -> None:
         """Records the epochs of a run: in a checkpoint, or finished ones among the rows."""
-        checkpoint = self.checkpoint(run)
         if len(curve) < self.settings.epochs:
             state = {
                 "of": {name: str(self._fixed[name]) for name in SAME},
@@ -70,18 +64,18 @@ class Study:
                 "optimizer": optimizer.state_dict(),
                 "curve": curve,
             }
-            _replace(checkpoint, lambda part: torch.save(state, part))
+            _replace(self._checkpoint(run), lambda part: torch.save(state, part))
             return
         fixed = {**self._fixed, "activation": run[0], "seed": run[1]}
         new = pd.DataFrame([{**fixed, **epoch} for epoch in curve])
         rows = pd.concat([self._rows, new]) if len(self._rows) else new
         self._rows = rows[results.columns("epochs")]
         _replace(self.path, lambda part: self._rows.to_csv(part, index=False, na_rep="nan"))
-        checkpoint.unlink(missing_ok=True)
+        self._checkpoint(run).unlink(missing_ok=True)
 
     def load(self, run: Run, network: nn.Module, optimizer: torch.optim.Optimizer) -> list[Epoch]:
         """Puts back what was saved and returns the epochs up to then: none if nothing was saved."""
-        path = self.checkpoint(run)
+        path = self._checkpoint(run)
         if not path.exists():
             return []
         state = _state(path)
@@ -90,18 +84,19 @@ class Study:
         curve: list[Epoch] = state["curve"]
         return curve
 
+    def _checkpoint(self, run: Run) -> Path:
+        return self._checkpoints / "{}-{}.pt".format(*run)
+
     def _refuse_other(self, path: Path, there: Mapping[str, Any]) -> None:
-        """Refuses runs that would not be comparable."""
         different = [
-            f"  {name}: {there[name]} there, {self._fixed[name]} now"
+            f"{name}: {there[name]} there, {self._fixed[name]} now"
             for name in SAME
             if str(there[name]) != str(self._fixed[name])
         ]
         if different:
             raise Refused(
-                f"{path} comes from other settings, and would not be comparable:\n"
-                + "\n".join(different)
-                + "\nRepeat those settings, or choose another folder with --output."
+                f"{path} comes from other settings, and would not be comparable: "
+                f"{'; '.join(different)}. Repeat those settings, or choose another --output folder."
             )
 
 

@@ -33,7 +33,6 @@ Published by the author of the paper, https://arxiv.org/abs/1908.08681:
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:
-    """The measured accuracies with the tests' findings, and the published ones."""
     s = rows.iloc[0]
     settings = (
         f"{title(rows)}; {s.epochs} epochs, width {s.width}, batches of {s.batch_size}, Adam at "
@@ -52,40 +51,33 @@ def tables(rows: pd.DataFrame) -> list[Table]:
 
 
 def title(rows: pd.DataFrame) -> str:
-    """The networks that were trained, in a line."""
     return f"SE-ResNet-18 on {rows.dataset.iloc[0]}: {', '.join(accuracies(rows))}"
 
 
 def accuracies(rows: pd.DataFrame) -> pd.DataFrame:
-    """Percent of the test images right after the last epoch, by seed and activation.
-
-    The best epoch is not looked for. Activations in the paper's order.
-    """
+    """Percent of the test images right after the last epoch, not the best one, by seed and
+    activation, in the paper's order."""
     last = rows[rows.epoch == rows.epochs]
     wide = last.pivot(index="seed", columns="activation", values="test_accuracy")
     return wide[[name for name in ACTIVATIONS if name in wide]]
 
 
 def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
-    """`SUBJECT` against each other activation, over the seeds that both have.
-
-    The columns, of a row for each: `seeds`; `difference` of the means in percentage points; `low`
-    and `high`, between which it is with 95 % confidence; `p` of the two-sided paired t-test;
-    `holm`, the same after Holm's correction. These four are NaN where there is no test: with a
-    single seed, or differences that are all the same. `finding` says it in words.
-    """
+    """`SUBJECT` against each other activation, over the seeds that both have: difference of the
+    means in percentage points, its 95 % confidence interval, p of the two-sided paired t-test, and
+    after Holm's correction. Where there is no test, with a single seed or without any spread, they
+    are NaN."""
     wide = accuracies(rows)
     found = {}
-    for name in wide.columns.drop(SUBJECT, errors="ignore") if SUBJECT in wide else ():
-        pair = wide[[SUBJECT, name]].dropna()
-        if pair.empty:
+    for name in wide.columns.drop(SUBJECT) if SUBJECT in wide else ():
+        ours, theirs = wide[[SUBJECT, name]].dropna().to_numpy().T
+        if not len(ours):
             continue
-        difference = pair[SUBJECT] - pair[name]
         low = high = p = math.nan
-        if np.ptp(difference) > 0:  # else there is no spread to judge by
-            test = stats.ttest_rel(pair[SUBJECT], pair[name])
+        if len(ours) > 1 and np.ptp(ours - theirs) > 0:
+            test = stats.ttest_rel(ours, theirs)
             p, (low, high) = test.pvalue, test.confidence_interval(0.95)
-        found[name] = (len(pair), difference.mean(), low, high, p)
+        found[name] = (len(ours), (ours - theirs).mean(), low, high, p)
     columns = ["seeds", "difference", "low", "high", "p"]
     result = pd.DataFrame.from_dict(found, orient="index", columns=columns)
     result = result.assign(holm=holm(result.p))

@@ -107,5 +107,4 @@ def _test(network: nn.Module, dataset: Dataset, device: str) -> float:
 
 
 def _centred(images: Tensor) -> Tensor:
-    """From the range 0 to 1 to that of -1 to 1."""
     return 2 * images - 1

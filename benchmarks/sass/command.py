@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from rich.console import Console
+
 from benchmarks import environment, results, views
-from benchmarks.arguments import FAILED, add_csv
+from benchmarks.arguments import add_csv
+from benchmarks.display import conclude
 from benchmarks.sass import kernels
 from benchmarks.sass.tables import judge
 from build_config import DEFAULT_ARCHS
@@ -32,10 +35,6 @@ def run(args: argparse.Namespace) -> int:
     with results.open_writer(args.csv, "counts", facts) as write:
         write(rows)
     (source,) = found = results.read([args.csv])
-    views.show(found)
-    print(f"Data: {args.csv}")
-    exceeded = [verdict for verdict in judge(source.rows) if not verdict.ok]
-    for verdict in exceeded:
-        print(f"Exceeded: {verdict}")
-    print(f"{len(exceeded)} budgets are exceeded." if exceeded else "Every budget holds.")
-    return FAILED if exceeded else 0
+    console = Console(highlight=False)
+    views.show(found, console)
+    return conclude(judge(source.rows), "budgets", str(args.csv), console)

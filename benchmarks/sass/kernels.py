@@ -56,18 +56,15 @@ INPUTS = dict(zip(DIRECTIONS.values(), (1, 2, 3, 1, 2, 2), strict=True))  # tens
 
 
 class Resources(NamedTuple):
-    """The resources of a kernel that ptxas reports."""
+    """What ptxas reports of a kernel."""
 
     registers: int
     spill_bytes: int
 
 
 def find_toolkit(archs: Sequence[str], major: str = "") -> Toolkit:
-    """The first toolkit that compiles for all of `archs` ("9.0"), of that major version if given.
-
-    Raises:
-        Refused: there is none.
-    """
+    """The first toolkit that compiles for all of `archs` ("9.0"), of that major version if given;
+    refuses where there is none."""
     toolkits, rejected = nvcc.find(os.environ, [Path(folder) for folder in sys.path])
     for toolkit in toolkits:
         if {*archs} <= {*toolkit.archs} and major in ("", toolkit.major):
@@ -80,11 +77,7 @@ def find_toolkit(archs: Sequence[str], major: str = "") -> Toolkit:
 
 
 def find_disassembler(toolkit: Toolkit) -> str:
-    """The program cuobjdump.
-
-    Raises:
-        Refused: there is none.
-    """
+    """The program cuobjdump; refuses where there is none."""
     folders = [str(toolkit.root / "bin"), os.environ.get("PATH", "")]
     # pip's CUDA packages have no cuobjdump, but Triton, which torch installs, brings its own.
     triton = find_spec("triton")
@@ -122,11 +115,6 @@ def count_all(toolkit: Toolkit, cuobjdump: str, archs: Sequence[str]) -> list[Ro
 
 
 def output_of(*command: str) -> str:
-    """What a program prints.
-
-    Raises:
-        Refused: it fails.
-    """
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise Refused(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
@@ -150,23 +138,22 @@ def rows(arch: str, formula: str, listing: str, report: Mapping[str, Resources])
     Raises:
         Refused: a kernel has no vector body.
     """
-    found, late = [], Counter[tuple[str, str]]()
+    found, late = {}, Counter[tuple[str, str]]()
     for name, instructions in parse(listing).items():
         dense = _DENSE.search(name)
         match = dense or _NORM.search(name)
         if not match or (not dense and match[2] == "d"):
             continue
-        direction, dtype = DIRECTIONS[match[1]], _DTYPES[match[2]]
+        key = direction, dtype = DIRECTIONS[match[1]], _DTYPES[match[2]]
         try:
             body = analyse(instructions, 64 if match[1] == "reduce" else WIDE, one_path=not dense)
         except ValueError as error:
             raise Refused(f"sm_{arch} {dtype} {direction}, {formula}: {error}") from error
-        late[direction, dtype] += body.late_loads
+        late[key] += body.late_loads
         if not dense or dense[3] == _LARGE:
-            found.append(row(arch, direction, dtype, formula, body, report[name]))
-    directions, dtypes = list(INPUTS), list(ITEM_BITS)
-    found.sort(key=lambda r: (directions.index(r["direction"]), dtypes.index(r["dtype"])))
-    return [{**r, "late_loads": late[r["direction"], r["dtype"]]} for r in found]
+            found[key] = row(arch, direction, dtype, formula, body, report[name])
+    order = product(INPUTS, ITEM_BITS)
+    return [{**found[key], "late_loads": late[key]} for key in order if key in found]
 
 
 def row(
@@ -175,6 +162,11 @@ def row(
     """A row of a file of results; instructions and MUFU are for each element."""
     bits = ITEM_BITS[dtype]
     elements = sum(body.load_bits) // (bits * INPUTS[direction])
+    counts = {
+        f"{name}_{end}": count / elements
+        for name in ("instructions", "mufu")
+        for end, count in zip(("least", "most"), getattr(body, name), strict=True)
+    }
     return {
         "arch": f"sm_{arch}",
         "direction": direction,
@@ -188,8 +180,5 @@ def row(
         "late_loads": body.late_loads,
         "stored_elements": sum(body.store_bits) // bits,
         "access_bits": " ".join(map(str, sorted({*body.load_bits, *body.store_bits}))),
-        "instructions_least": body.instructions[0] / elements,
-        "instructions_most": body.instructions[1] / elements,
-        "mufu_least": body.mufu[0] / elements,
-        "mufu_most": body.mufu[1] / elements,
+        **counts,
     }

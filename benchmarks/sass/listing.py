@@ -106,12 +106,12 @@ def analyse(kernel: Sequence[Instruction], store_bits: int = WIDE, one_path: boo
     if not one_path:
         rest = list(nx.single_source_shortest_path(graph, rest[0]))  # in order of distance
     every = head + rest
-    accesses = kernel if one_path else every
 
     def bits(names: Sequence[str], steps: Sequence[Instruction]) -> list[int]:
-        found = [step.bits for step in steps if step.name in names]
-        return [width for width in found if width >= WIDE] if one_path else found
+        least = WIDE if one_path else 0
+        return [step.bits for step in steps if step.name in names and step.bits >= least]
 
+    accesses = kernel if one_path else every
     return Body(
         instructions=(len(shortest), len(every)),
         mufu=(_count(shortest, "MUFU"), _count(every, "MUFU")),
@@ -127,12 +127,11 @@ def analyse(kernel: Sequence[Instruction], store_bits: int = WIDE, one_path: boo
 def _graph(kernel: Sequence[Instruction]) -> nx.DiGraph:
     by_address = {step.address: step for step in kernel}
     graph = nx.DiGraph()
-    graph.add_nodes_from(kernel)
     for step, following in zip(kernel, [*kernel[1:], None], strict=True):
-        if following and step.falls_through:
-            graph.add_edge(step, following)
-        if step.target in by_address:
-            graph.add_edge(step, by_address[step.target])
+        graph.add_node(step)
+        nexts = [following] if step.falls_through else []
+        nexts.append(by_address.get(step.target or -1))
+        graph.add_edges_from((step, after) for after in nexts if after)
     return graph
 
 

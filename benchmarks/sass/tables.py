@@ -44,7 +44,6 @@ _OTHERS = {
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:
-    """Instructions by architecture, and all other counts over all of them."""
     archs = list(rows.arch.unique())
     lines, others = [], []
     for operation, group in rows.groupby(["direction", "dtype"], sort=False):
@@ -60,7 +59,6 @@ def tables(rows: pd.DataFrame) -> list[Table]:
 
 
 def judge(rows: pd.DataFrame) -> list[Verdict]:
-    """A verdict on each budget of each of our kernels."""
     key = ["arch", "direction", "dtype"]
     ours, plain = (rows[rows.formula == formula] for formula in ("ours", "plain"))
     # Norms are compiled from our formula alone.
@@ -69,7 +67,6 @@ def judge(rows: pd.DataFrame) -> list[Verdict]:
 
 
 def budget(direction: str, dtype: str) -> int | None:
-    """The instructions that a kernel may have for each element."""
     return INSTRUCTIONS.get(direction, {}).get(dtype)
 
 

@@ -62,18 +62,26 @@ def test_a_missing_package_is_named(command: str, package: str, tmp_path: Path) 
     assert (done.returncode, [path.suffix for path in tmp_path.iterdir()]) == (2, [])
 
 
+def test_the_gpu_steps_need_torch_alone() -> None:
+    missing = dict.fromkeys(("rich", "matplotlib", "mpmath", "numpy", "pandas", "triton"))
+    program = f"import torch, sys; sys.modules.update({missing}); import benchmarks.gpu"
+    done = run_python("-c", program, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's devices")
 @pytest.mark.parametrize(
-    ("line", "status"),
+    ("line", "status", "unbuffered"),
     [
-        *(("--help > /dev/full", 2), (f"table {SPEED} > /dev/full", 2)),
+        ("--help > /dev/full", 2, ""),
+        *((f"table {SPEED} > /dev/full", 2, unbuffered) for unbuffered in ("", "1")),
         # A reader that goes away: status 1 would mean "slower". Files come from pipes, too.
-        (f"compare {SPEED} <(cat {SPEED}) | (exec <&-; sleep 1)", 128 + signal.SIGPIPE),
+        (f"compare {SPEED} <(cat {SPEED}) | (exec <&-; sleep 1)", 128 + signal.SIGPIPE, ""),
     ],
 )
-def test_output_that_fails_has_its_status(line: str, status: int) -> None:
+def test_output_that_fails_has_its_status(line: str, status: int, unbuffered: str) -> None:
     bash = ["bash", "-o", "pipefail", "-c", f"{sys.executable} -m benchmarks {line}"]
-    env = {**os.environ, "PYTHONUNBUFFERED": ""}
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     done = subprocess.run(bash, capture_output=True, text=True, cwd=ROOT, env=env)
     assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
     assert ("No space left on device" in done.stderr) == (status == 2)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 pytest.importorskip("scipy", reason="no scipy: pip install 'mish_cuda[test]'")
 
 from benchmarks import networks
-from benchmarks.architectures import mlp, se_resnet18
+from benchmarks.architectures import csp_darknet, mlp, se_resnet18
 from benchmarks.cases import Case, Group
 from benchmarks.environment import collect
 from benchmarks.measure import measure
@@ -101,6 +101,31 @@ def test_the_command_measures_and_names_what_fails(tmp_path: Path, monkeypatch: 
     weights = sum(weight.numel() for weight in SMALL["mlp"].build(nn.ReLU).parameters())
     assert (steps.peak_bytes[steps.network == "mlp"] > 4 * weights).all()
     assert printed("table", path).strip() in output
+
+
+# torchvision's ResNet-18 has 11,689,512 weights, of a 7x7 stem and 1000 classes:
+# https://docs.pytorch.org/vision/stable/models/generated/torchvision.models.resnet18.html
+RESNET18 = 11_689_512 - (7 * 7 - 3 * 3) * 3 * 64 - (1000 - 10) * (512 + 1)
+GATES = sum(2 * c * (c // 16) + c + c // 16 for c in (64, 128, 256, 512))
+
+
+@pytest.mark.parametrize(
+    ("build", "weights", "tolerance", "activations"),
+    [
+        (se_resnet18, RESNET18 + 2 * GATES, 0, 33),
+        # With the 1000 classes of ImageNet: table 1 of arXiv 2004.10934.
+        (partial(csp_darknet, classes=1000), 27.6e6, 0.05e6, 72),
+        # 512 to 2048 and back, in 6 layers: section 3.3 and table 3 of arXiv 1706.03762.
+        (mlp, 6 * (2 * 512 * 2048 + 2048 + 512 + 1024) + 1024 + 10 * (512 + 1), 0, 6),
+    ],
+)
+def test_networks_have_the_size_of_the_published_ones(
+    build: Any, weights: float, tolerance: float, activations: int
+) -> None:
+    with torch.device("meta"):
+        network = build(nn.Mish)
+    assert abs(sum(p.numel() for p in network.parameters()) - weights) <= tolerance
+    assert sum(isinstance(module, nn.Mish) for module in network.modules()) == activations
 
 
 SETTINGS = Settings("digits", width=2, epochs=3, batch_size=128, learning_rate=0.01)

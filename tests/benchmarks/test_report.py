@@ -17,7 +17,7 @@ from benchmarks.plots import Picture
 
 
 def draw(rows: list[Any], sizes: tuple[int, ...] = speed_plots.SIZES) -> dict[str, Picture]:
-    pictures, _ = speed_plots.pictures(frame(rows), sizes)
+    pictures = speed_plots.pictures(frame(rows), sizes)
     return {picture.name: picture for picture in pictures}
 
 
@@ -76,8 +76,7 @@ def test_files_of_pictures(tmp_path: Path) -> None:
     """Of several files, even of one name, each has its own; signed with where data are from."""
     files = [write(tmp_path / f"{n}" / "cpu.csv", pair(n), device=f"GPU {n}") for n in (2, 3)]
     folder = tmp_path / "new" / "folder"
-    output = printed("plot", *files, "--format", "svg", "--output", folder)
-    assert "whole networks: no rows of suite networks" in output
+    printed("plot", *files, "--format", "svg", "--output", folder)
     names = {f"{n}-cpu-{name}.svg" for n in (2, 3) for name in ("overview", "forward-fp32")}
     assert {file.name for file in folder.iterdir()} == names
     for n in (2, 3):

@@ -21,6 +21,7 @@ from torch.utils import benchmark
 from benchmarks import cases, measure, memory, providers, run, timing
 from benchmarks.arguments import INTERRUPTED
 from benchmarks.cases import KERNEL_DIRECTIONS, KERNEL_PROVIDERS, Case, Group
+from benchmarks.claims import CLAIMS
 from benchmarks.measure import Measured
 from benchmarks.providers import Inputs, call, make_inputs
 
@@ -70,6 +71,20 @@ def test_options_choose_the_groups() -> None:
     sizes = [g.cases[0].numel for g in chosen("--only", "gpu", device="cuda") if g.suite == "gpu"]
     assert sizes == sorted(sizes, reverse=True)  # most claims are about the large ones
     assert sizes[0] == 2**30
+
+
+def test_claims_are_about_what_is_timed_in_turn() -> None:
+    """Each case and its rivals are in one group; of the suite "claims", alone."""
+    groups = [*chosen(), *chosen("--only", "gpu", device="cuda")]
+    known = {case.provider for group in groups if group.suite != "claims" for case in group.cases}
+    for claim in CLAIMS:
+        assert claim.at_most == claim.ratio.startswith("ours /")
+        for case in claim.cases:
+            pair = {case, *claim.rivals_of(case)}
+            together = [set(g.cases) for g in groups if g.suite == claim.suite and case in g.cases]
+            assert pair in together or (claim.suite != "claims" and pair <= together[0])
+            assert case.bytes > 0  # such a direction, dtype and layout exist
+            assert {each.provider for each in pair} <= known
 
 
 def fails(monkeypatch: Patch, name: str, error: type[Exception] = RuntimeError) -> MagicMock:

@@ -57,7 +57,7 @@ def test_rows_reach_the_file_at_once_and_the_first_replace_an_older_one(tmp_path
 
 def test_a_file_that_cannot_be_written_is_named_before_measuring(tmp_path: Path) -> None:
     told = refusal("run", "--device", "cpu", "--sizes", 8, "--csv", tmp_path)
-    assert f"expected a file that can be written, got {tmp_path}: Is a directory" in told
+    assert f"{tmp_path} cannot be written or read: Is a directory" in told
 
 
 @pytest.mark.parametrize(
