@@ -34,7 +34,7 @@ namespace cpu {
 struct Rows {
   int64_t count, length, step;
   /// From their first element to the first of what is worked on next, to be prefetched.
-  int64_t next;
+  int64_t next = 0;
 };
 
 /// z = scale (x - centre) + shift. In 16 bits and fp32 `centre` is a float.
