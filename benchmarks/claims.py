@@ -4,6 +4,7 @@ A row claims of every case, which are all combinations of its directions, dtypes
 `ratio` is at least or at most `required`: the time of the fastest rival over that of the case, or,
 if it is bounded from above, the other way round. `uncounted_s` of the case's time do not count. The
 rows of the suite "claims" are timed for themselves, others are about a suite that is run anyway.
+`on` says where a row holds: on a CPU, on GPUs of one kind (ISSUE_BOUND), or, empty, on any GPU.
 
 On a GPU, relu, silu, Triton's kernel and copy read and write what ours do, and compute next to
 nothing: they are streams. In place of a backward, copy is torch.add(g, x, out=out), and relu
@@ -26,7 +27,7 @@ from benchmarks.display import Verdict
 
 TABLE = Path(__file__).with_name("claims.csv")
 # On these GPUs memory is so fast that instructions decide the time of F.mish in 16 bits, so fewer
-# instructions gain more: the rows for "issue". On all others memory decides.
+# instructions gain more: the rows on "issue". On all others memory decides.
 ISSUE_BOUND = ("H200", "B100", "B200", "B300")  # also GB200, GB300
 
 
@@ -35,7 +36,7 @@ class Claim:
     """A row of the table. A rival is the same case but for provider and threads."""
 
     suite: str
-    gpu: str
+    on: str
     title: str
     cases: tuple[Case, ...]
     rivals: tuple[str, ...]
@@ -65,7 +66,7 @@ def _read() -> Iterator[Claim]:
                 cases.append(Case(row["provider"], *kind))
             sign, bound = row["required"].split()
             yield Claim(
-                *(row["suite"], row["gpu"], row["title"], tuple(cases), tuple(several["rival"])),
+                *(row["suite"], row["on"], row["title"], tuple(cases), tuple(several["rival"])),
                 *(int(row["rival_threads"]), row["ratio"], _AT_MOST[sign], float(bound)),
                 float(row["uncounted_s"]),
             )
@@ -95,12 +96,15 @@ def judge(rows: pd.DataFrame) -> list[Verdict]:
         known = {"suite": suite, **case.row()}
         return medians.get(tuple(known[name] for name in KEY))
 
-    device = rows.device.iloc[0] if "device" in rows and len(rows) else ""
-    gpu = "issue" if any(name in device for name in ISSUE_BOUND) else "memory"
+    machine = rows.iloc[0].to_dict() if len(rows) else {}
+    device = machine.get("device", "")
+    kind = "issue" if any(name in device for name in ISSUE_BOUND) else "memory"
+    if device == machine.get("cpu_model", ""):
+        kind = "cpu"
     verdicts = []
     for claim in CLAIMS:
         ratios = {}
-        for case in claim.cases if claim.gpu in ("", gpu) else ():
+        for case in claim.cases if claim.on in ("", kind) else ():
             known = (time(claim.suite, rival) for rival in claim.rivals_of(case))
             rival = min(filter(None, known), default=None)
             if rival and (ours := time(claim.suite, case)):

@@ -19,7 +19,10 @@ from benchmarks.timing import threads
 from project import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
-FACTS = {name: f"a {name}" for name in environment.NAMES} | {"command": "run --csv 'a file.csv'"}
+FACTS = {
+    **{name: f"a {name}" for name in environment.NAMES},
+    "command": "run --csv 'a file.csv'", "cpu_model": "a device",  # which is the CPU
+}
 BOTH = "forward+backward"
 Row = dict[str, Any]
 Patch = pytest.MonkeyPatch

@@ -151,6 +151,8 @@ def claims_of(folder: Path, rows: list[Row], **facts: str) -> list[str]:
 def test_claims_by_their_worst_ratio(tmp_path: Path) -> None:
     first = "65,536 fp32 forward||F.mish / ours >= 10"
     assert claims_of(tmp_path, pair(10, suite="claims")) == [f"{first}|10.00|yes"]
+    on_gpu = write(tmp_path / "gpu.csv", pair(10, suite="claims"), device="a GPU")
+    assert "claims" not in tables_of(on_gpu)  # this one is about CPUs
     # Only what was timed in turn is compared.
     rows = [*pair(9.9, suite="claims"), *pair(20, suite="kernels")]
     assert claims_of(tmp_path, rows) == [f"{first}|9.90|NO"]
