@@ -21,7 +21,8 @@ from project import ROOT
 RESULTS = ROOT / "benchmarks" / "results"
 FACTS = {
     **{name: f"a {name}" for name in environment.NAMES},
-    "command": "run --csv 'a file.csv'", "cpu_model": "a device",  # which is the CPU
+    "command": "run --csv 'a file.csv'",
+    "cpu_model": "a device",  # which is the CPU
 }
 BOTH = "forward+backward"
 Row = dict[str, Any]

@@ -101,7 +101,7 @@ def test_page_and_markdown_have_the_same_tables_and_facts(tmp_path: Path) -> Non
     printed("report", first, second, "--output", path)
     markdown, page = (path.with_suffix(end).read_text("utf-8") for end in (".md", ".html"))
     tables = tables_of_page(path)
-    # Three directions, memory, torch.compile, a norm, a network; claims about torch.compile on CPUs.
+    # Three directions, memory, torch.compile, a norm, a network, and on the CPU claims.
     assert len(tables) == 8 + 7
     for (_, expected), found in zip(tables_in(markdown), tables, strict=True):
         names = len(expected[0]) - len(found[0]) + 1  # are one cell of the page
