@@ -87,8 +87,8 @@ def steps(out: Path) -> dict[str, list[list[str]]]:
         "smoke": [smoke],
         "speed": [
             f"{{measure}} run --device cuda --only gpu --minutes {MINUTES} --csv {{out}}/speed.csv",
+            "{measure} report {out}/speed.csv",
             "{measure} run --device cuda --only norms --csv {out}/norms.csv",
-            "{measure} report {out}/speed.csv {out}/norms.csv",
         ],
         "variants": [f"{{measure}} variants --minutes {MINUTES} --csv {{out}}/variants.csv"],
         # What no other machine can test comes first.

@@ -59,7 +59,7 @@ _CHECKS: dict[str, tuple[str, Callable[[pd.Series], pd.Series]]] = {
         lambda v: v >= 0,
     ),
     "low high ulp_at absolute_at": ("a number or nothing", lambda v: v.isna() | v.notna()),
-    "peak_bytes": ("a whole number or nothing", lambda v: ~((v < 0) | (v % 1 > 0))),
+    "peak_bytes": ("a whole number or nothing", lambda v: v.isna() | (v >= 0) & (v % 1 == 0)),
     "train_loss": ("a number from 0 on", lambda v: ~(v < 0)),  # NaN: diverged
     "test_accuracy": ("a percentage", lambda v: v.between(0, 100)),
 }

@@ -3,6 +3,8 @@
 // lanes, in double. AVX-512 has some of what follows its own way.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/loops.h"
 #include "norm_kernels.h"
 
@@ -42,9 +44,9 @@ MISH_INLINE void add_sums(V x, V y, double (&totals)[2]) {
 /// the ends of rows: so rows of 1 to 32 KiB that lie apart go to the second level, from further
 /// away. Longer and shorter ones were slower so.
 template <class T>
-class Ahead {
+class Across {
  public:
-  MISH_INLINE explicit Ahead(const Rows& rows)
+  MISH_INLINE explicit Across(const Rows& rows)
       : rows_(rows),
         second_level_(rows.count > 1 && rows.step > rows.length && rows.length >= kAhead<T> / 4 &&
                       rows.length < 8 * kAhead<T>) {
@@ -80,6 +82,37 @@ class Ahead {
   const bool second_level_;
   int64_t row_, column_, first_ = 0;
 };
+
+/// The same for vectors of less than 64 bytes, whose steps are too short for that much counting
+/// (1.1 to 1.2 times the time with AVX2): short rows that lie apart prefetch the next row, others 4
+/// KiB.
+template <class T>
+class Along {
+ public:
+  MISH_INLINE explicit Along(const Rows& rows)
+      : length_(rows.length), step_(rows.step), ahead_(next_row(rows) ? rows.step : kAhead<T>) {}
+  template <int kForWriting>
+  MISH_INLINE void fetch(const T* first, int64_t = 0) const {
+    prefetch<kForWriting>(first, ahead_ + column_);
+  }
+  MISH_INLINE void advance() {
+    if ((column_ += PlanOf<T>::kWidth) < length_) return;
+    column_ = 0;
+    ahead_ += step_;
+  }
+  MISH_INLINE bool in_next() const { return false; }  // for which nothing is fetched
+
+ private:
+  static bool next_row(const Rows& rows) {
+    return rows.count > 1 && rows.length < 2 * kAhead<T> && rows.step >= kAhead<T>;
+  }
+
+  const int64_t length_, step_;
+  int64_t ahead_, column_ = 0;  // of the row's first element; in the row
+};
+
+template <class T>
+using Ahead = std::conditional_t<sizeof(typename PlanOf<T>::A::V) == 64, Across<T>, Along<T>>;
 
 /// Steps of a row, the last of which may be filled up.
 template <class T>
