@@ -78,10 +78,9 @@ template <class A>
 MISH_INLINE typename A::V value(const Point<A>& x) {
   using V = typename A::V;
   const V e = x.e;
-  const V e2 = e + A::set(2);
   if constexpr (A::kRefined) {
     const V crossover = A::set(0.7);
-    const V d = A::fma(e, e2, A::set(2));
+    const V d = A::fma(e, e + A::set(2), A::set(2));
     const V small = A::fma(e, e, e);
     const V s = A::if_less(e, crossover, e, A::set(1));
     const V correction = A::divide(A::if_less(e, crossover, small, A::set(2)), d);
@@ -91,7 +90,7 @@ MISH_INLINE typename A::V value(const Point<A>& x) {
     // `bounded_below` is still +inf where `clamped` is not: +inf - 20 * tiny, never inf * 0.
     return A::fma(x.bounded_below, s, -second);
   } else {
-    const V p = e * e2;
+    const V p = A::fma(e, e, e + e);  // rounded once
     return x.bounded_below * A::divide(p, p + A::set(2));
   }
 }

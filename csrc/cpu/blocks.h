@@ -11,20 +11,26 @@
 namespace mish::cpu {
 namespace {
 
+/// As PlanOf, but fp32 has an arithmetic of its own.
+template <class T>
+struct NormPlanOf : PlanOf<T> {};
+template <>
+struct NormPlanOf<float> : Plan<NormFloat<Float>> {};
+
 /// What is added to one lane before the sum goes on in double.
 constexpr int kRun = 16;
 
 /// The first n elements of a vector, and a filling behind them.
 template <class T, class V, size_t kParts>
 MISH_INLINE void load_some(const T* from, int64_t n, T filling, V (&x)[kParts]) {
-  T padded[PlanOf<T>::kWidth];
+  T padded[NormPlanOf<T>::kWidth];
   for (T& element : padded) element = filling;
   for (int64_t j = 0; j < n; ++j) padded[j] = from[j];
   load(padded, x);
 }
 template <class T, class V, size_t kParts>
 MISH_INLINE void store_some(T* to, int64_t n, const V (&x)[kParts]) {
-  T padded[PlanOf<T>::kWidth];
+  T padded[NormPlanOf<T>::kWidth];
   store(padded, x);
   for (int64_t j = 0; j < n; ++j) to[j] = padded[j];
 }
@@ -66,7 +72,7 @@ class Across {
     }
   }
   MISH_INLINE void advance() {
-    if ((column_ += PlanOf<T>::kWidth) < rows_.length) return;
+    if ((column_ += NormPlanOf<T>::kWidth) < rows_.length) return;
     column_ = 0;
     if (++row_ == rows_.count) to_next();
   }
@@ -96,7 +102,7 @@ class Along {
     prefetch<kForWriting>(first, ahead_ + column_);
   }
   MISH_INLINE void advance() {
-    if ((column_ += PlanOf<T>::kWidth) < length_) return;
+    if ((column_ += NormPlanOf<T>::kWidth) < length_) return;
     column_ = 0;
     ahead_ += step_;
   }
@@ -112,17 +118,17 @@ class Along {
 };
 
 template <class T>
-using Ahead = std::conditional_t<sizeof(typename PlanOf<T>::A::V) == 64, Across<T>, Along<T>>;
+using Ahead = std::conditional_t<sizeof(typename NormPlanOf<T>::A::V) == 64, Across<T>, Along<T>>;
 
 /// Steps of a row, the last of which may be filled up.
 template <class T>
 constexpr int64_t steps_of(int64_t length) {
-  return (length + PlanOf<T>::kWidth - 1) / PlanOf<T>::kWidth;
+  return (length + NormPlanOf<T>::kWidth - 1) / NormPlanOf<T>::kWidth;
 }
 
 template <class T>
 struct Block {
-  using P = PlanOf<T>;
+  using P = NormPlanOf<T>;
   using A = typename P::A;
   using V = typename A::V;
   static constexpr int kParts = P::kParts, kWidth = P::kWidth;
@@ -167,7 +173,7 @@ MISH_INLINE void store_parts(typename Block<T>::A::Element* to, const Block<T>& 
 }
 
 template <Op op, class T>
-MISH_INLINE Block<T> derivatives(const Points<T>& points) {
+MISH_INLINE Block<T> derivatives(const Points<NormPlanOf<T>>& points) {
   Block<T> result;
   for (int part = 0; part < Block<T>::kParts; ++part) {
     result.part[part] = derivative<op>(points.parts[part]);
@@ -178,7 +184,7 @@ MISH_INLINE Block<T> derivatives(const Points<T>& points) {
 /// Calls visit(i, n) for the n elements from i on of each step of a row.
 template <class T, class Visit>
 MISH_INLINE void each_block(int64_t columns, const Visit& visit) {
-  constexpr int64_t kWidth = PlanOf<T>::kWidth;
+  constexpr int64_t kWidth = NormPlanOf<T>::kWidth;
   int64_t i = 0;
   for (; i <= columns - kWidth; i += kWidth) visit(i, kWidth);
   if (i < columns) visit(i, columns - i);

@@ -52,68 +52,68 @@ MISH_INLINE typename A::V derivative(const Point<A>& x) {
   }
 }
 
-/// The numbers of a step, one for each part.
-template <class T>
-using Numbers = typename PlanOf<T>::A::V[PlanOf<T>::kParts];
+/// The numbers of a step of plan P, one for each part.
+template <class P>
+using Numbers = typename P::A::V[P::kParts];
 
 /// The points at the numbers of a step, up to where their exponentials are put together.
-template <class T>
+template <class P>
 struct Begun {
-  using A = typename PlanOf<T>::A;
-  Clamped<A> x[PlanOf<T>::kParts];
-  Reduced<typename A::V> reduced[PlanOf<T>::kParts];
+  using A = typename P::A;
+  Clamped<A> x[P::kParts];
+  Reduced<typename A::V> reduced[P::kParts];
 
-  MISH_INLINE explicit Begun(const Numbers<T>& numbers) {
-    for (int part = 0; part < PlanOf<T>::kParts; ++part) {
+  MISH_INLINE explicit Begun(const Numbers<P>& numbers) {
+    for (int part = 0; part < P::kParts; ++part) {
       x[part] = Clamped<A>(numbers[part]);
       reduced[part] = A::reduced(x[part].clamped);
     }
   }
 };
-template <class T>
+template <class P>
 struct Points {
-  using A = typename PlanOf<T>::A;
-  Point<A> parts[PlanOf<T>::kParts];
+  using A = typename P::A;
+  Point<A> parts[P::kParts];
 
-  MISH_INLINE explicit Points(const Begun<T>& begun) {
-    for (int part = 0; part < PlanOf<T>::kParts; ++part) {
+  MISH_INLINE explicit Points(const Begun<P>& begun) {
+    for (int part = 0; part < P::kParts; ++part) {
       parts[part] = Point<A>(begun.x[part], A::exp(begun.reduced[part]));
     }
   }
 };
 
 /// Calls use(i, points) for each of `steps`, at the numbers that get(i, numbers) gives.
-template <class T, class Get, class Use>
+template <class P, class Get, class Use>
 MISH_INLINE void each_step(int64_t steps, const Get& get, const Use& use) {
   const auto begin = [&](int64_t i) MISH_INLINE_LAMBDA {
-    Numbers<T> x;
+    Numbers<P> x;
     get(i, x);
-    return Begun<T>(x);
+    return Begun<P>(x);
   };
   // Software pipelining: a step is one long chain of operations, each of which waits for the one
   // before. Of several steps at a time a part each lets a processor overlap them. On an EPYC of the
   // fifth generation, halves of two steps took 1.1 times as long as thirds of three.
-  constexpr int kAtATime = kPipelined<PlanOf<T>::kParts>;
+  constexpr int kAtATime = kPipelined<P::kParts>;
   if constexpr (kAtATime > 1) {
     if (steps < 1) return;
-    Points<T> points(begin(0));
+    Points<P> points(begin(0));
     int64_t i = 0;
     if constexpr (kAtATime == 3) {
       if (steps > 1) {
-        Begun<T> begun = begin(1);
+        Begun<P> begun = begin(1);
         for (; i < steps - 2; ++i) {
-          const Begun<T> begun_next = begin(i + 2);
-          const Points<T> next(begun);
+          const Begun<P> begun_next = begin(i + 2);
+          const Points<P> next(begun);
           use(i, points);
           points = next;
           begun = begun_next;
         }
         use(i++, points);
-        points = Points<T>(begun);
+        points = Points<P>(begun);
       }
     } else {
       for (; i < steps - 1; ++i) {
-        const Points<T> next(begin(i + 1));
+        const Points<P> next(begin(i + 1));
         use(i, points);
         points = next;
       }
@@ -123,7 +123,7 @@ MISH_INLINE void each_step(int64_t steps, const Get& get, const Use& use) {
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC ivdep  // what is written is the numbers themselves or apart from them
 #endif
-    for (int64_t i = 0; i < steps; ++i) use(i, Points<T>(begin(i)));
+    for (int64_t i = 0; i < steps; ++i) use(i, Points<P>(begin(i)));
   }
 }
 
@@ -157,11 +157,11 @@ MISH_INLINE void prefetch_operands(T* out, const T* const* in, int64_t i) {
 /// f(x), g f'(x) or h g f''(x) of elements i to i + kWidth, x being the last input. All are read
 /// before the output is written.
 template <Op op, class T>
-MISH_INLINE void finish_step(T* out, const T* const* in, int64_t i, const Points<T>& x) {
+MISH_INLINE void finish_step(T* out, const T* const* in, int64_t i, const Points<PlanOf<T>>& x) {
   using P = PlanOf<T>;
   constexpr int kFactors = kInputs<op> - 1;
   // + 1: f has no factor, C++ no V[0]
-  Numbers<T> factors[kFactors + 1], result;
+  Numbers<P> factors[kFactors + 1], result;
   for (int k = 0; k < kFactors; ++k) load(in[k] + i, factors[k]);
   for (int part = 0; part < P::kParts; ++part) {
     result[part] = derivative<op>(x.parts[part]);
@@ -173,12 +173,13 @@ MISH_INLINE void finish_step(T* out, const T* const* in, int64_t i, const Points
 /// So many steps of contiguous elements.
 template <Op op, class T>
 MISH_INLINE void whole_steps(T* out, const T* const* in, int64_t steps) {
-  constexpr int64_t kWidth = PlanOf<T>::kWidth;
+  using P = PlanOf<T>;
+  constexpr int64_t kWidth = P::kWidth;
   const T* const x = in[kInputs<op> - 1];
-  each_step<T>(
+  each_step<P>(
       steps,
-      [=](int64_t i, Numbers<T>& numbers) MISH_INLINE_LAMBDA { load(x + i * kWidth, numbers); },
-      [=](int64_t i, const Points<T>& points) MISH_INLINE_LAMBDA {
+      [=](int64_t i, Numbers<P>& numbers) MISH_INLINE_LAMBDA { load(x + i * kWidth, numbers); },
+      [=](int64_t i, const Points<P>& points) MISH_INLINE_LAMBDA {
         if constexpr (kWidth > 1) prefetch_operands<op>(out, in, i * kWidth);  // else no vectors
         finish_step<op>(out, in, i * kWidth, points);
       });

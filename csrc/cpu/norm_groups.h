@@ -101,9 +101,9 @@ struct Group {
   template <Op op, class Use>
   MISH_INLINE void each(int64_t next, const Use& use) const {
     const Group& group = *this;
-    each_step<T>(
+    each_step<NormPlanOf<T>>(
         steps_of<T>(length),
-        [group, next](int64_t step, Numbers<T>& z) MISH_INLINE_LAMBDA {
+        [group, next](int64_t step, Numbers<NormPlanOf<T>>& z) MISH_INLINE_LAMBDA {
           const int64_t i = step * B::kWidth;
           prefetch<0, op == Op::kForward ? 3 : 2>(group.x + i, next);
           const B t = group.normal(i), w = group.weights(i);
@@ -113,7 +113,7 @@ struct Group {
             z[part] = A::fma(w.part[part], t.part[part], b.part[part]);
           }
         },
-        [&use](int64_t step, const Points<T>& points)
+        [&use](int64_t step, const Points<NormPlanOf<T>>& points)
             MISH_INLINE_LAMBDA { use(step * B::kWidth, derivatives<op>(points)); });
   }
 };

@@ -54,9 +54,9 @@ void over_rows(const T* x, Rows rows, const Lines<T>& lines, Kernel kernel) {
   int64_t row = 0, i = 0, last_row = 0, last_i = 0;
   Line<T> line = lines[0];
   kernel.begin(0, line);
-  each_step<T>(
+  each_step<NormPlanOf<T>>(
       rows.count * steps_of<T>(length),
-      [&](int64_t, Numbers<T>& z) MISH_INLINE_LAMBDA {
+      [&](int64_t, Numbers<NormPlanOf<T>>& z) MISH_INLINE_LAMBDA {
         const B block(x + i, length - i);
         for (int part = 0; part < B::kParts; ++part) z[part] = line.z(block.part[part]);
         if ((i += kWidth) < length) return;
@@ -64,7 +64,7 @@ void over_rows(const T* x, Rows rows, const Lines<T>& lines, Kernel kernel) {
         x += rows.step;
         if (++row < rows.count) line = lines[row];
       },
-      [&](int64_t, const Points<T>& points) MISH_INLINE_LAMBDA {
+      [&](int64_t, const Points<NormPlanOf<T>>& points) MISH_INLINE_LAMBDA {
         kernel.fetch(ahead);
         ahead.advance();
         kernel.step(last_i, length - last_i, derivatives<op>(points));
