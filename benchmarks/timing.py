@@ -112,8 +112,9 @@ def sampler(statement: Statement) -> Sampler:
     def sample() -> float:
         with threads(statement.threads):
             # The first 2 ms of a block depend on what ran before it, by up to 15 % (seen with
-            # F.mish after copies): so a block goes untimed. A call as long as a block warms itself.
-            if number > 1:
+            # F.mish after copies), and 1.4 ms of a norm by 25 %, whose memory others had driven
+            # from the caches: so a block goes untimed. A call of many blocks warms itself.
+            if taken < 10 * SAMPLE_SECONDS:
                 timer.timeit(number)
             return timer.timeit(number) / number
 
