@@ -31,10 +31,7 @@ so on that are the default for each data set.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("run", "plot", "pictures"), nargs="?", default="run")
-    what = (
-        "digits come with scikit-learn and take some minutes; the others are what the paper "
-        "has, and want a GPU (default: %(default)s)"
-    )
+    what = "digits come with scikit-learn and take minutes; the others want a GPU (default: digits)"
     parser.add_argument("--dataset", choices=DEFAULTS, default="digits", help=what)
     what = "where cifar-10-python.tar.gz or cifar-100-python.tar.gz is, or what it holds"
     add_path(parser, "--data", ".", what, "FOLDER")
@@ -68,9 +65,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train_all(args: argparse.Namespace, console: Console) -> None:
-    settings = {
-        name: getattr(args, name) or usual for name, usual in DEFAULTS[args.dataset].items()
-    }
+    usual = DEFAULTS[args.dataset]
+    settings = {name: getattr(args, name) or usual[name] for name in usual}
     dataset = data.load(args.dataset, args.data)
     facts = environment.collect(args.device, args.command)
     same = {**settings, "dataset": args.dataset, "threads": args.threads, **facts}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def begun(folder: Path, now: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def require_alike(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def require_alike(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     for name in SAME:
         found = dict.fromkeys(str(row[name]) for row in rows)
         if len(found) > 1:

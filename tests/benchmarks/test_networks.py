@@ -6,12 +6,12 @@ import math
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
 
 import numpy as np
 import pandas as pd
@@ -30,13 +30,12 @@ from benchmarks.arguments import Refused
 from benchmarks.cases import Case
 from benchmarks.paper import data, tables, training
 from benchmarks.paper.protocol import ACTIVATIONS
-from benchmarks.results import KINDS
 from mish_cuda import _before_mish
 from project import ROOT, run_python
 
 SMALL = {
     "se_resnet18": networks.Network(partial(se_resnet18, width=4), (4, 3, 8, 8), (1,)),
-    "mlp": networks.Network(partial(mlp, width=8), (16, 8), (1,)),
+    "mlp": networks.Network(partial(mlp, width=8), (3, 8), (1,)),
 }
 
 
@@ -47,7 +46,7 @@ def _small(monkeypatch: Patch) -> None:
 
 @pytest.mark.parametrize("network", SMALL)
 def test_steps_with_any_mish_are_alike(network: str, monkeypatch: Patch) -> None:
-    """They have the same loss, and change no weight."""
+    """They have the same loss, which is another in bf16, and change no weight."""
     monkeypatch.setitem(_before_mish.FEWEST_ELEMENTS, "with gradients", 0)
     losses, peaks = [], []
     for name in ("mish_cuda", networks.FUSED, "F.mish", "naive"):
@@ -60,26 +59,19 @@ def test_steps_with_any_mish_are_alike(network: str, monkeypatch: Patch) -> None
     assert min(peaks) > 4 * sum(w.numel() for w in SMALL[network].build(nn.ReLU).parameters())
     # Norms that are fused save a tensor; the naive Mish keeps two more.
     assert peaks[1] < peaks[0] == peaks[2] < peaks[3] or network == "mlp"
-
-
-def test_autocast_and_inference() -> None:
-    def result(direction: str, dtype: str) -> Any:
-        case = Case("F.mish", direction, dtype, (16, 8), network="mlp")
-        return networks.prepared(case, "cpu")[0]()
-
-    difference = result("training step", "fp32") - result("training step", "bf16")
-    assert 0 < abs(difference) < 0.05
-    assert result("inference", "fp32").is_inference()
+    in_bf16, _ = networks.prepared(replace(case, dtype="bf16"), "cpu")
+    assert abs(in_bf16().item() - losses[0]) > 1e-4
+    assert networks.prepared(replace(case, direction="inference"), "cpu")[0]().is_inference()
 
 
 def test_the_command_measures_and_names_what_fails(tmp_path: Path, monkeypatch: Patch) -> None:
     path = tmp_path / "a.csv"
     command = ("networks", "--device", "cpu", "--seconds", "0", "--threads", "1", "--csv", path)
     assert main(*command, "--activations", "F.mish", "--networks", "mlp") == 0
-    monkeypatch.setattr(nn.SiLU, "forward", MagicMock(side_effect=RuntimeError("can't allocate")))
+    monkeypatch.delattr(nn.SiLU, "forward")
     chosen = ("se_resnet18", "mlp")
     output = printed(*command, "--networks", *chosen, "--batch", "3", status=1)
-    assert "se_resnet18 SiLU inference fp32 3x3x8x8: RuntimeError: can't allocate" in output
+    assert "se_resnet18 SiLU inference fp32 3x3x8x8: NotImplementedError: " in output
     rows = read(path)
     others = [name for name in networks.ACTIVATIONS if name != "SiLU"]
     expected = [list(case) for case in product(chosen, networks.DIRECTIONS, others)]
@@ -136,13 +128,11 @@ def test_cifar_from_its_folder_and_its_archive(tmp_path: Path, monkeypatch: Patc
         if given == tmp_path:
             shutil.rmtree(folder, ignore_errors=True)
     # A damaged archive, and other files than those that were published.
-    archive.write_bytes(archive.read_bytes()[:9000])
-    with pytest.raises(Refused, match=f"holds no .*as published.*{data.URL}"):
-        data.load("cifar10", tmp_path)
-    folder.mkdir()
-    (folder / "batch").write_bytes(b"something else")
-    with pytest.raises(Refused, match="as published"):
-        data.load("cifar10", folder)
+    for path, content in ((archive, archive.read_bytes()[:9000]), (folder / "batch", b"else")):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        with pytest.raises(Refused, match=f"holds no .*as published.*{data.URL}"):
+            data.load("cifar10", tmp_path)
 
 
 def test_augmentation_is_that_of_pillow() -> None:
@@ -198,18 +188,15 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_run_writes_what_it_measured_and_plot_its_summary_again(uninterrupted: Path) -> None:
-    found = read(uninterrupted / "epochs.csv")
-    assert list(found.activation.unique()) == ["Mish", "ReLU"]
-    assert all(set(found[name]) == {value} for name, value in SETTINGS.items())
-    assert found.test_accuracy.iloc[2] > 10
-    summary = uninterrupted / "summary.md"
-    before = summary.read_text()
-    for path in (summary, *uninterrupted.glob("*.png")):
+def test_it_learns_and_plot_makes_its_summary_again(uninterrupted: Path) -> None:
+    assert read(uninterrupted / "epochs.csv").test_accuracy.iloc[2] > 10
+    written = [uninterrupted / name for name in ("accuracy.png", "curves.png", "summary.md")]
+    before = written[-1].read_text()
+    for path in written:
         path.unlink()
     assert "not tested" in printed("paper", "plot", "--output", uninterrupted)
-    assert summary.read_text() == before
-    assert {path.name for path in uninterrupted.glob("*.png")} == {"accuracy.png", "curves.png"}
+    assert all(path.exists() for path in written)
+    assert written[-1].read_text() == before
 
 
 @pytest.mark.parametrize("call", [2, 4, 6])
@@ -234,9 +221,8 @@ cli.main(sys.argv[1:])
     assert len(torch.load(checkpoint)["rows"]) == (call - 1) % 4
     assert "more than one width" in refusal(*command(tmp_path, "--width", "3"))
     assert main(*command(tmp_path, *BOTH)) == 0
-    # All but what differs from one measurement to the next.
-    same = [name for name in KINDS["epochs"].split() if name != "seconds"]
-    found, expected = (read(folder / "epochs.csv")[same] for folder in (tmp_path, uninterrupted))
+    rows = [read(folder / "epochs.csv") for folder in (tmp_path, uninterrupted)]
+    found, expected = (each.drop(columns=["seconds", "command", "clock"]) for each in rows)
     pd.testing.assert_frame_equal(found, expected, check_exact=True)
 
 
@@ -257,21 +243,20 @@ def test_a_folder_in_use_or_damaged_is_refused(uninterrupted: Path, tmp_path: Pa
 
 
 def test_statistics_by_hand() -> None:
-    """t = 2 / (1 / sqrt 3), of which p = 1 - t / sqrt(2 + t²) at n = 3. 97.5 % of the distribution
-    with 2 degrees of freedom are below 4.302653. The last of ReLU has no partner."""
+    """With two degrees of freedom p is 1 - t / sqrt(2 + t²), and 97.5 % of the distribution are
+    below 4.302653. The last of ReLU has no partner."""
     wide = pd.DataFrame({"Mish": [11, 32, 23, math.nan], "ReLU": [10, 30, 20, 90]})
-    ours, t, half = tables.comparisons(wide).loc["ReLU"], 2 * 3**0.5, 4.302653 / 3**0.5
+    ours, t, half = tables.comparisons(wide).loc["ReLU"], 2 / 3**-0.5, 4.302653 * 3**-0.5
     p = 1 - t / (2 + t**2) ** 0.5
     assert list(ours[:5]) == pytest.approx([2, 2 - half, 2 + half, p, p], rel=1e-6)
     assert ours.finding == "not told apart"
-    mish = (80.0, 80.1, 80.2, 80.3)
-    for ours, theirs, expected in (
-        ((5, 6), (4, 5), "not tested"),  # without spread
-        ((5,), (4,), "not tested"),
-        (mish, (81.0, 81.1, 81.3, 81.4), "worse"),
-        (mish, (70.0, 70.2, 70.1, 70.3), "better"),
+    for theirs, expected in (
+        ((81, 82, 84, 85), "worse"),
+        ((70, 72, 71, 73), "better"),
+        ((79, 80, 81, 82), "not tested"),  # without spread
+        ((79, math.nan, math.nan, math.nan), "not tested"),
     ):
-        wide = pd.DataFrame({"Mish": ours, "GELU": theirs})
+        wide = pd.DataFrame({"Mish": (80, 81, 82, 83), "GELU": theirs})
         assert tables.comparisons(wide).finding.item() == expected
     corrected = tables.holm(pd.Series([0.01, 0.04, math.nan, 0.03]))
     assert list(corrected) == pytest.approx([0.03, 0.06, math.nan, 0.06], nan_ok=True)

@@ -16,10 +16,6 @@ from benchmarks import speed_plots
 from benchmarks.plots import Picture
 
 
-def draw(rows: list[Any]) -> dict[str, Picture]:
-    return {picture.name: picture for picture in speed_plots.pictures(frame(rows))}
-
-
 def panels(picture: Picture) -> dict[str, str]:
     """Label, length and text of each bar, of each panel."""
     found = {}
@@ -35,19 +31,20 @@ def test_panels_of_speed_ups_have_their_rows_in_common() -> None:
     """Also where not all of them were measured at each size; only what was timed in turns."""
     small = [*pair(2.0), *pair(4.0, "backward", dtype="fp64"), *pair(7.0, suite="claims")]
     large = [*pair(5.0, "forward", 2**20), row("mish_cuda", 1.0, "backward", 2**20)]
-    drawn = draw([*large, *small, *pair(8.0, "forward", 512, threads=2)])
-    assert panels(drawn["overview"]) == {
+    two = pair(8.0, "forward", 512, threads=2)
+    one, other, *_ = speed_plots.pictures(frame([*large, *small, *two]))
+    assert panels(one) == {
         "65,536 elements": "fp32 forward: 2 2.00x; fp64 backward: 4 4.00x",
         "1 M elements": "fp32 forward: 5 5.00x; fp64 backward: 0 not measured",
     }
     # Without any of the usual sizes the largest.
-    assert panels(drawn["overview-2-threads"]) == {"512 elements": "fp32 forward: 8 8.00x"}
+    assert panels(other) == {"512 elements": "fp32 forward: 8 8.00x"}
 
 
 def test_bars_are_those_of_the_tables() -> None:
     """And the lines of rates: three tensors of 4 * 65,536 bytes in 20 us."""
     small = row("mish_cuda", 1.0, "forward+backward", 512, peak=99)  # not the largest
-    pictures = draw([*everything(), small])
+    pictures = {p.name: p for p in speed_plots.pictures(frame([*everything(), small]))}
     ours = pictures["backward-fp32"].figure.axes[0].lines[0]
     assert ours.get_xydata().tolist() == [[65_536, pytest.approx(39.3216)]]
     assert panels(pictures["memory-fp32"]) == {"MiB": "mish_cuda: 0.5 0.50; naive: 1.25 1.25"}
@@ -68,10 +65,9 @@ def test_files_of_pictures(tmp_path: Path) -> None:
     printed("plot", *files, "--format", "svg", "--output", folder)
     names = {f"{n}-cpu-{name}.svg" for n in (2, 3) for name in ("overview", "forward-fp32")}
     assert {file.name for file in folder.iterdir()} == names
-    for n in (2, 3):
-        text = (folder / f"{n}-cpu-overview.svg").read_text()
-        assert f">{n}.00x</text>" in text
-        assert f"GPU {n} · a cpu_capability" in text
+    text = (folder / "2-cpu-overview.svg").read_text()
+    assert ">2.00x</text>" in text
+    assert "GPU 2 · a cpu_capability" in text
 
 
 def tables_of_page(path: Path) -> list[list[list[str]]]:
@@ -91,9 +87,8 @@ def test_page_has_the_tables_and_facts(tmp_path: Path) -> None:
         names = len(expected[0]) - len(found[0]) + 1  # are one cell of the page
         joined = [[", ".join(line[:names]).strip(", "), *line[names:]] for line in expected]
         assert found == joined
-    text = html.unescape(page.read_text("utf-8"))
     for name, fact in (FACTS | {"clock": "not recorded"}).items():
-        assert f"<dt>{name}</dt><dd>{fact}</dd>" in text
+        assert f"<dt>{name}</dt><dd>{fact}</dd>" in html.unescape(page.read_text("utf-8"))
 
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
