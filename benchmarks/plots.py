@@ -63,7 +63,7 @@ class Picture:
 
 
 def figure(width: float, height: float, title: str) -> Figure:
-    """Sizes are in inches. Without pyplot, which would want a screen."""
+    """Sizes are in inches, without the small print. Not by pyplot, which would want a screen."""
     made = Figure(figsize=(width, height + 0.3), layout="constrained")
     made.suptitle(textwrap.fill(title, int(11 * width)), x=0.01, ha="left", fontsize=11)
     return made

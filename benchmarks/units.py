@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 def format_seconds(seconds: float) -> str:
-    return _in_units(seconds, {"ns": 1e-9, "µs": 1e-6, "ms": 1e-3, "s": 1})
+    return _in_units(seconds, {"ns": 1e9, "µs": 1e6, "ms": 1e3, "s": 1})
 
 
 def format_bytes(count: float) -> str:
-    return _in_units(count, {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30})
+    return _in_units(count, {"B": 1, "KiB": 2**-10, "MiB": 2**-20, "GiB": 2**-30})
 
 
 def format_size(numel: int) -> str:
@@ -26,7 +26,8 @@ def three_digits(value: float) -> str:
     return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
 
 
-def _in_units(value: float, sizes: dict[str, float]) -> str:
+def _in_units(value: float, factors: dict[str, float]) -> str:
     """In the first unit that takes three digits before the point at most, else in the last."""
-    name = next((name for name, size in sizes.items() if value / size < 999.5), [*sizes][-1])
-    return f"{three_digits(value / sizes[name])} {name}"
+    scaled = {name: value * factor for name, factor in factors.items()}
+    name = next((name for name, number in scaled.items() if number < 999.5), [*factors][-1])
+    return f"{three_digits(scaled[name])} {name}"

@@ -10,7 +10,6 @@ import pandas as pd
 ACTIVATIONS = {"Mish": "mish_cuda", "Swish": "SiLU", "ReLU": "ReLU", "GELU": "GELU"}
 SUBJECT = "Mish"  # which each of the others is compared with
 
-
 # Adam with its default betas, a constant learning rate, no weight decay, cross-entropy. `width` is
 # the number of channels of the first stage, `seeds` how often each activation is trained.
 # For CIFAR as in the author's notebook, which holds a run of SENet-18 with Mish on CIFAR-10:
