@@ -51,52 +51,54 @@ def se_resnet18(
 
     Shape: (N, channels, H, W) to (N, classes), for H and W of 1 or more.
     """
-    layers: list[nn.Module] = [_convolution(channels, width, 3, activation)]
+    layers = [_convolution(channels, width, 3, activation)]
     before = width
     for stage in range(4):
         after = width << stage
         for stride in (1 if stage == 0 else 2, 1):
             layers.append(_se_block(before, after, stride, activation))
             before = after
-    return nn.Sequential(*layers, *_classifier(before, classes))
+    return _classifier(layers, before, classes)
 
 
-def csp_darknet(
-    activation: Activation,
-    classes: int = 10,
-    channels: int = 3,
-    width: int = 32,
-    depth: float = 1.0,
-) -> nn.Module:
+def csp_darknet(activation: Activation, classes: int = 10, width: int = 32) -> nn.Module:
     """CSPDarknet53, the backbone of YOLOv4, where Mish is best known.
 
     As in https://github.com/AlexeyAB/darknet/blob/master/cfg/yolov4.cfg and
     https://arxiv.org/abs/2004.10934, with the classifier with which the backbone is pre-trained.
-    `activation` follows each of the 72 convolutions and its batch norm. `depth` is a factor on the
-    number of bottlenecks, of which each stage keeps at least one.
+    `activation` follows each of the 72 convolutions and its batch norm.
 
-    Shape: (N, channels, H, W) to (N, classes); the last feature map has H/32 by W/32, rounded up.
+    Shape: (N, 3, H, W) to (N, classes); the last feature map has H/32 by W/32, rounded up.
     """
-    layers: list[nn.Module] = [_convolution(channels, width, 3, activation)]
-    before = width
+
+    def layer(before: int, after: int, kernel: int, stride: int = 1) -> nn.Module:
+        return _convolution(before, after, kernel, activation, stride=stride)
+
+    layers = [layer(3, width, 3)]
     for stage, blocks in enumerate((1, 2, 8, 8, 4)):
-        count = max(1, round(blocks * depth))
+        before, after = width << stage, 2 * width << stage
         # The first stage splits nothing off: both of its paths have all channels.
-        layers.append(_csp_stage(before, count, activation, split=stage > 0))
-        before *= 2
-    return nn.Sequential(*layers, *_classifier(before, classes))
+        path = before if stage else after
+        bottlenecks = [
+            _residual(layer(path, before, 1), layer(before, path, 3)) for _ in range(blocks)
+        ]
+        through = nn.Sequential(layer(after, path, 1), *bottlenecks, layer(path, path, 1))
+        past = layer(after, path, 1)
+        joined = _Branches(lambda *paths: torch.cat(paths, dim=1), through, past)
+        layers += [layer(before, after, 3, stride=2), joined, layer(2 * path, after, 1)]
+    return _classifier(layers, after, classes)
 
 
-def mlp(activation: Activation, classes: int = 10, width: int = 512, blocks: int = 6) -> nn.Module:
+def mlp(activation: Activation, classes: int = 10, width: int = 512) -> nn.Module:
     """The feed-forward half of a transformer, without attention.
 
-    The width and the number of blocks of the base model of https://arxiv.org/abs/1706.03762,
-    section 3.3, with the norm before the layers as in GPT-2. One activation per block.
+    The width and the six blocks of the base model of https://arxiv.org/abs/1706.03762, section 3.3,
+    with the norm before the layers as in GPT-2. One activation per block.
 
     Shape: (N, width) to (N, classes), where N counts tokens.
     """
     layers: list[nn.Module] = []
-    for _ in range(blocks):
+    for _ in range(6):
         wide = [nn.Linear(width, 4 * width), activation(), nn.Linear(4 * width, width)]
         layers.append(_residual(nn.LayerNorm(width), *wide))
     return nn.Sequential(*layers, nn.LayerNorm(width), nn.Linear(width, classes))
@@ -118,49 +120,17 @@ def _residual(*layers: nn.Module) -> nn.Module:
     return _Branches(torch.add, nn.Sequential(*layers), nn.Identity())
 
 
-def _channels_together(*tensors: Tensor) -> Tensor:
-    return torch.cat(tensors, dim=1)
-
-
-def _csp_stage(before: int, blocks: int, activation: Activation, split: bool) -> nn.Module:
-    """A stage of CSPDarknet: (N, before, H, W) to (N, 2 before, H/2, W/2)."""
-    after = 2 * before
-    path = before if split else after
-    bottlenecks = [
-        _residual(
-            _convolution(path, before, 1, activation), _convolution(before, path, 3, activation)
-        )
-        for _ in range(blocks)
-    ]
-    down = _convolution(before, after, 3, activation, stride=2)
-    past = _convolution(after, path, 1, activation)
-    through = nn.Sequential(
-        _convolution(after, path, 1, activation),
-        *bottlenecks,
-        _convolution(path, path, 1, activation),
-    )
-    merge = _convolution(2 * path, after, 1, activation)
-    return nn.Sequential(down, _Branches(_channels_together, through, past), merge)
-
-
 def _se_block(before: int, after: int, stride: int, activation: Activation) -> nn.Module:
     """Two convolutions, of which a gate computed from the means of all channels scales each
     channel, and a shortcut."""
     squeezed = max(1, after // 16)
-    convolutions = [
+    body = nn.Sequential(
         _convolution(before, after, 3, activation, stride=stride),
         _convolution(after, after, 3, activation),
-    ]
-    gate = nn.Sequential(
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(after, squeezed),
-        activation(),
-        nn.Linear(squeezed, after),
-        nn.Sigmoid(),
-        nn.Unflatten(1, (after, 1, 1)),
     )
-    body = nn.Sequential(*convolutions, _Branches(torch.mul, nn.Identity(), gate))
+    squeeze = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(after, squeezed), activation())
+    excite = (nn.Linear(squeezed, after), nn.Sigmoid(), nn.Unflatten(1, (after, 1, 1)))
+    body.append(_Branches(torch.mul, nn.Identity(), nn.Sequential(*squeeze, *excite)))
     same = stride == 1 and before == after
     shortcut = nn.Identity() if same else _convolution(before, after, 1, stride=stride)
     return nn.Sequential(_Branches(torch.add, body, shortcut), activation())
@@ -173,5 +143,6 @@ def _convolution(
     return nn.Sequential(convolution, nn.BatchNorm2d(after), *(make() for make in activation))
 
 
-def _classifier(channels: int, classes: int) -> list[nn.Module]:
-    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)]
+def _classifier(layers: list[nn.Module], channels: int, classes: int) -> nn.Module:
+    pooled = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+    return nn.Sequential(*layers, *pooled)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -66,15 +66,8 @@ def yes_no(ok: bool) -> str:
 _COLOURS = {"yes": "[green]yes[/]", "NO": "[bold red]NO[/]"}
 
 
-def with_notes(tables: Sequence[Table]) -> Iterator[tuple[Table, str]]:
-    """Each table and the note below it: of the tables that share a note only the last has it."""
-    for place, table in enumerate(tables):
-        repeated = any(table.note == later.note for later in tables[place + 1 :])
-        yield table, "" if repeated else table.note
-
-
 def show(tables: Sequence[Table], console: Console) -> None:
-    for table, note in with_notes(tables):
+    for table in tables:
         rich = RichTable(
             title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD, padding=0
         )
@@ -89,29 +82,25 @@ def show(tables: Sequence[Table], console: Console) -> None:
         needed = console.measure(rich, options=unlimited).minimum
         rich.width = needed if needed > console.width else None
         console.print(rich, crop=False, overflow="ignore", no_wrap=True)
-        if note:
-            console.print(" ".join(note.split()), style="dim", markup=False)
+        if table.note:
+            console.print(" ".join(table.note.split()), style="dim", markup=False)
 
 
 def progress_bar(console: Console, auto_refresh: bool = True) -> progress.Progress:
-    """A bar with what is done, the time, and the task in words; it goes when all is done."""
-    columns = (
-        *(progress.BarColumn(), progress.TaskProgressColumn(), progress.TimeElapsedColumn()),
-        *(progress.TimeRemainingColumn(), progress.TextColumn("{task.description}")),
-    )
-    return progress.Progress(*columns, console=console, auto_refresh=auto_refresh, transient=True)
+    """A bar behind the task in words, with what is done and the time; it goes when all is done."""
+    return progress.Progress(console=console, auto_refresh=auto_refresh, transient=True)
 
 
 def markdown(tables: Sequence[Table]) -> str:
     """The same tables in Markdown."""
     parts = []
-    for table, note in with_notes(tables):
+    for table in tables:
         rule = ["---" if i < table.names else "---:" for i in range(table.frame.shape[1])]
         header, *rows = (
             [plain(text) for text in row] for row in (table.frame, *table.frame.to_numpy())
         )
         lines = "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
-        parts += [f"### {plain(table.title)}", lines, plain(note)]
+        parts += [f"### {plain(table.title)}", lines, plain(table.note)]
     return "\n\n".join(filter(None, parts))
 
 

@@ -46,7 +46,7 @@ def without_kernels(device: str, command: str, **facts: str) -> dict[str, str]:
         **dict.fromkeys(NAMES, ""),
         "device": device,
         "commit": os.environ.get(COMMIT) or _commit(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "cuda": torch.version.cuda or "",
         "python": platform.python_version(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,16 +17,14 @@ from benchmarks import architectures, memory
 from benchmarks.architectures import Activation
 from benchmarks.arguments import add_csv, add_device, add_names, add_number, seconds
 from benchmarks.cases import Case, Group
-from benchmarks.measure import Measured, Prepared, measure, record
+from benchmarks.measure import Prepared, measure, record
 from benchmarks.speeds import NONE
 from benchmarks.timing import Statement, sampler
 
-CLASSES = 10
 FUSED = "mish_cuda, norms fused"  # by convert(fuse_norms=True), where there are any to fuse
 
 
-@dataclass(frozen=True)
-class Network:
+class Network(NamedTuple):
     """How to build a network, and shapes of its input that keep a CPU or a GPU busy."""
 
     build: Callable[[Activation], nn.Module]
@@ -34,12 +34,11 @@ class Network:
 
 NETWORKS = {
     # CIFAR images; on a GPU in batches of the Mish paper.
-    "se_resnet18": Network(architectures.se_resnet18, cpu=(16, 3, 32, 32), gpu=(128, 3, 32, 32)),
-    "csp_darknet": Network(architectures.csp_darknet, cpu=(2, 3, 128, 128), gpu=(8, 3, 512, 512)),
-    "mlp": Network(architectures.mlp, cpu=(512, 512), gpu=(16_384, 512)),
+    "se_resnet18": Network(architectures.se_resnet18, (16, 3, 32, 32), (128, 3, 32, 32)),
+    "csp_darknet": Network(architectures.csp_darknet, (2, 3, 128, 128), (8, 3, 512, 512)),
+    "mlp": Network(architectures.mlp, (512, 512), (16_384, 512)),
 }
-# The share of --seconds that each is timed for: inference takes about a third of a step.
-SECONDS = {"training step": 1, "inference": 1 / 3}
+DIRECTIONS = ("training step", "inference")
 ACTIVATIONS: dict[str, Activation] = {
     **{name: layer for name, layer in architectures.ACTIVATIONS.items() if name != "GELU"},
     FUSED: mish_cuda.Mish,
@@ -60,11 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_csv(parser, "mish_networks.csv")
     add_names(parser, ("--networks",), NETWORKS)
     add_names(parser, ("--activations",), ACTIVATIONS)
-    cpu, gpu = (
-        ", ".join(f"{name} {getattr(network, kind)[0]}" for name, network in NETWORKS.items())
-        for kind in ("cpu", "gpu")
-    )
-    add_number(parser, "--batch", help=f"images, of the mlp tokens; default: {cpu}; on a GPU {gpu}")
+    add_number(parser, "--batch", help="images, of the mlp tokens (default: as suits the device)")
     parser.add_argument(
         "--dtype",
         choices=("fp32", "bf16"),
@@ -72,12 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bf16: weights in fp32 under torch.autocast (default: %(default)s)",
     )
     add_number(parser, "--threads", default=torch.get_num_threads(), help="CPU threads")
-    what = "for the training steps of each network; their inference gets a third of it"
-    add_number(parser, "--seconds", kind=seconds, default=25, help=what)
+    add_number(parser, "--seconds", kind=seconds, default=16, help="for each network and direction")
 
 
-def statement(case: Case, device: str) -> Callable[[], object]:
-    """The training step or the inference that `case` names.
+def prepared(case: Case, device: str) -> Prepared:
+    """The training step or the inference that `case` names, timed in blocks of calls.
 
     Weights, input and labels are the same for all activations.
     """
@@ -87,41 +81,27 @@ def statement(case: Case, device: str) -> Callable[[], object]:
         if case.provider == FUSED:
             mish_cuda.convert(network, fuse_norms=True)
         x = torch.randn(case.shape).to(device)
-        labels = torch.randint(CLASSES, case.shape[:1]).to(device)
-    kind = torch.device(device).type
+        labels = torch.randint(10, case.shape[:1]).to(device)
+    network.train(case.direction == "training step")
+    # A learning rate of 0 costs what any other does, and every step starts from the same weights.
+    optimizer = torch.optim.SGD(network.parameters(), lr=0, momentum=0.9)
 
     def logits() -> Tensor:
+        kind = torch.device(device).type
         with torch.autocast(kind, torch.bfloat16, enabled=case.dtype == "bf16"):
             result: Tensor = network(x)
         return result.float()
 
-    def infer() -> Tensor:
-        with torch.inference_mode():
-            return logits()
-
-    if case.direction == "inference":
-        network.eval()
-        return infer
-
-    # A learning rate of 0 costs what any other does, and every step starts from the same weights.
-    optimizer = torch.optim.SGD(network.parameters(), lr=0, momentum=0.9)
-
-    def train() -> None:
-        F.cross_entropy(logits(), labels).backward()
+    def train() -> Tensor:
+        loss = F.cross_entropy(logits(), labels)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()  # at the end: the peak of the next step has its gradients in it
+        return loss
 
-    return train
-
-
-def by_network(cases: Sequence[Case], device: str) -> Callable[[Case], Prepared]:
-    """How `measure` prepares whole networks: blocks of calls of each."""
-
-    def prepared(case: Case) -> Prepared:
-        call = statement(case, device)
-        return call, lambda: sampler(Statement("call()", {"call": call}, case.threads))
-
-    return prepared
+    call = train if network.training else torch.inference_mode()(logits)
+    timed = Statement("call()", {"call": call}, case.threads)
+    return call, partial(sampler, timed)
 
 
 def needed_memory(case: Case) -> int:
@@ -137,20 +117,24 @@ def needed_memory(case: Case) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    def prepare(cases: Sequence[Case], device: str) -> Callable[[Case], Prepared]:
+        return partial(prepared, device=device)
+
     groups = []
     for name in dict.fromkeys(args.networks or NETWORKS):
-        known = NETWORKS[name]
-        batch, *rest = known.cpu if args.device == "cpu" else known.gpu
+        batch, *rest = NETWORKS[name].cpu if args.device == "cpu" else NETWORKS[name].gpu
         case = Case(NONE, "", args.dtype, (args.batch or batch, *rest), "x", args.threads, name)
         what = f"{name} with a batch of {case.shape[0]}"
         memory.require(args.device, what, needed_memory(case), "--batch")
         activations = dict.fromkeys(args.activations or ACTIVATIONS)
-        for direction in SECONDS:
+        for direction in DIRECTIONS:
             cases = (replace(case, provider=a, direction=direction) for a in activations)
             groups.append(Group("networks", tuple(cases)))
 
-    def timed(group: Group) -> Measured:
-        pace = args.seconds * SECONDS[group.cases[0].direction]
-        return measure(group, args.device, pace, prepare=by_network)
-
-    return record(groups, timed, args.device, args.command, args.csv)
+    return record(
+        groups,
+        lambda group: measure(group, args.device, args.seconds, prepare=prepare),
+        args.device,
+        args.command,
+        args.csv,
+    )

@@ -1,4 +1,4 @@
-"""``report``: one HTML page of what files of results hold, and its tables in Markdown."""
+"""``report``: one HTML page of what files of results hold."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import jinja2  # which torch needs as well
 
-from benchmarks import display, plots, results, views
-from benchmarks.arguments import Refused, add_files, add_path
+from benchmarks import plots, results, views
+from benchmarks.arguments import add_files, add_path
 from benchmarks.display import Table
 from benchmarks.environment import NAMES
 from benchmarks.plots import Picture
 
 DESCRIPTION = """\
 Makes one HTML page with the tables and pictures of the files, which needs no other
-file and no network, and beside it a Markdown file with the tables.
+file and no network.
 """
 TITLE = "Benchmarks of mish_cuda"
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -25,41 +25,33 @@ TEMPLATE = Path(__file__).with_name("report.html")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_files(parser)
-    what = "page to write; the tables go to FILE.md (default: the name of the first file)"
+    what = "page to write (default: the name of the first file)"
     add_path(parser, "--output", None, what, "FILE.html")
 
 
 def run(args: argparse.Namespace) -> int:
-    page: Path = args.output or args.csv[0].with_suffix(".html")
-    if page.suffix != ".html":
-        raise Refused(f"expected a name that ends in .html as --output, got {page}")
-    sections, texts = [], [f"# {TITLE}"]
+    sections = []
     for source in results.read(args.csv):
         title = f"{source.facts['device']}: {source.name}"
         # What a reader needs to judge or to repeat a run.
-        facts = {"file": source.path.name}
-        facts |= {name: source.facts[name] or "not recorded" for name in NAMES}
-        tables = views.tables(source)
-        shown = [(table.title, _html(table), note) for table, note in display.with_notes(tables)]
-        sections.append((title, facts, map(_image, views.pictures(source)), shown))
-        lines = (f"- {name}: {display.plain(fact)}" for name, fact in facts.items())
-        texts += [f"## {display.plain(title)}", "\n".join(lines), display.markdown(tables)]
+        facts = {name: source.facts[name] or "not recorded" for name in NAMES}
+        tables = [(table.title, _html(table), table.note) for table in views.tables(source)]
+        pictures = map(_image, views.pictures(source))
+        sections.append((title, {"file": source.path.name, **facts}, pictures, tables))
     template = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), autoescape=True)
-    html = template.render(title=TITLE, sections=sections)
+    page: Path = args.output or args.csv[0].with_suffix(".html")
     page.parent.mkdir(parents=True, exist_ok=True)
-    for path, text in ((page, html), (page.with_suffix(".md"), "\n\n".join(texts) + "\n")):
-        path.write_text(text, encoding="utf-8")
-        print(path)
+    page.write_text(template.render(title=TITLE, sections=sections), encoding="utf-8")
+    print(page)
     return 0
 
 
 def _html(table: Table) -> str:
     """A data frame as pandas writes it; its name columns become one, which stays in view."""
-    names = table.frame.columns[: table.names]
-    name = table.frame[list(names)].agg(", ".join, axis=1).str.removesuffix(", ")
-    body = table.frame.drop(columns=names).set_axis(name, axis=0)
-    body.columns.name = ", ".join(names).strip(", ")
-    return str(body.rename_axis(None).to_html(border=0, escape=True))
+    names = list(table.frame.columns[: table.names])
+    body = table.frame.drop(columns=names).rename_axis(columns=", ".join(names).strip(", "))
+    body.index = table.frame[names].agg(", ".join, axis=1).str.removesuffix(", ")
+    return str(body.to_html(border=0))
 
 
 def _image(picture: Picture) -> tuple[str, str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,14 +39,19 @@ def run(args: argparse.Namespace) -> int:
     if args.markdown:
         print(markdown(sources))
     else:
-        show(sources)
+        show(sources, Console(highlight=False))
     return 0
 
 
 def tables(source: Results) -> list[Table]:
+    """The tables of a file. Of those that share a note only the last has it."""
     module = importlib.import_module(f"benchmarks.{_MODULES[source.kind][0]}")
     found: list[Table] = module.tables(source.rows)
-    return found
+    if not found:
+        title = f"No table shows these rows: {len(source.rows)} of {source.path}"
+        found = [Table(title, source.rows[results.KINDS[source.kind].split()].map(str))]
+    last = {table.note: table for table in found}
+    return [table if last[table.note] is table else replace(table, note="") for table in found]
 
 
 def pictures(source: Results) -> list[Picture]:
@@ -56,21 +62,17 @@ def pictures(source: Results) -> list[Picture]:
     return found
 
 
-def show(sources: Sequence[Results], console: Console | None = None) -> None:
-    console = console or Console(highlight=False)
+def show(sources: Sequence[Results], console: Console) -> None:
     for source in sources:
-        found = tables(source)
-        display.show(found, console)
-        if not found:
-            console.print(_no_table(source), markup=False)
+        display.show(tables(source), console)
         console.print(environment.summary(source.facts), markup=False)
 
 
 def markdown(sources: Sequence[Results]) -> str:
     parts = []
     for source in sources:
-        parts.append(display.markdown(tables(source)) or _no_table(source))
-        parts.append(display.plain(environment.summary(source.facts)))
+        origin = display.plain(environment.summary(source.facts))
+        parts += [display.markdown(tables(source)), origin]
     return "\n\n".join(parts)
 
 
@@ -82,7 +84,3 @@ def draw(source: Results, folder: Path, form: str = "png", prefix: str = "") -> 
     for path, picture in found.items():
         plots.save(picture, path, environment.summary(source.facts))
     return list(found)
-
-
-def _no_table(source: Results) -> str:
-    return f"No table shows these rows: {len(source.rows)} of {source.path}."

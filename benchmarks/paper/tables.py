@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pandas as pd
 from scipy import stats  # type: ignore[import-untyped]
 
-from benchmarks.display import Table, frame
-from benchmarks.paper import protocol
-from benchmarks.paper.protocol import ACTIVATIONS, SUBJECT
+from benchmarks.display import Table
+from benchmarks.paper.protocol import ACTIVATIONS, PUBLISHED, PUBLISHED_P, SUBJECT
 
 LEVEL = 0.05
 
 NOTE = f"""\
 accuracy: percent of the test images right after the last epoch, mean and standard deviation
-over the seeds. These stand for initial weights and order of the images; the images are always
-the same. {SUBJECT} minus: difference of the means in percentage points, with the 95 %
-confidence interval: what so many seeds cannot exclude. p: two-sided paired t-test over the
-seeds. Within a seed all activations start from the same weights and see the same batches. p
-(Holm): corrected for the number of comparisons, as p alone is not. {SUBJECT} is: better or worse
-where p (Holm) is below {LEVEL:.0%}; not tested without several seeds of both, or without spread."""
-DIGITS = """\
-Digits can show that the networks train, and differences well above the spread over seeds.
-They cannot show which function is better for other images, networks, learning rates or longer
-training. There are 896 images of 8 x 8 pixels to train with and 901 to test, so one image is
-0.11 points."""
-PUBLISHED = f"""\
-Published by the author of the paper, https://arxiv.org/abs/1908.08681:
-{", ".join(protocol.PUBLISHED_URLS)}. The single runs have no spread to compare ours with."""
+over the seeds, which stand for initial weights and order of the images. {SUBJECT} minus:
+difference of the means in percentage points, with the 95 % confidence interval. p: two-sided
+paired t-test over the seeds. p (Holm): corrected for the number of comparisons. {SUBJECT} is:
+better or worse where p (Holm) is below {LEVEL:.0%}; not tested without several seeds of both, or
+without spread. docs/paper.md says what this can show of other images and networks."""
+PUBLISHED_NOTE = """\
+Published by the author of the paper, https://arxiv.org/abs/1908.08681, with more digits and GELU in
+https://github.com/digantamisra98/Mish/blob/01037846a44f15a3dc8588756eab81ef3400631f/Notebooks/Readme.md
+and, for the Squeeze Net,
+https://github.com/digantamisra98/Mish/blob/0004347eb34797b751ae81495933672d96e18d13/README.md.
+The single runs have no spread to compare ours with."""
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:
@@ -38,15 +32,14 @@ def tables(rows: pd.DataFrame) -> list[Table]:
         f"{title(rows)}; {s.epochs} epochs, width {s.width}, batches of {s.batch_size}, Adam at "
         f"{s.learning_rate:g}, CPU threads: {s.threads}"
     )
-    note = f"{NOTE} {DIGITS}" if s.dataset == "digits" else NOTE
-    published = [
-        (name, *(_spread(*runs[name], 3) for runs in protocol.PUBLISHED.values()), p)
-        for name, p in protocol.PUBLISHED_P.items()
-    ]
-    header = ("published", *protocol.PUBLISHED, "p against Mish, not paired")
+    wide = accuracies(rows)
+    spreads = {"runs": wide.count().map(str), "accuracy": _spreads(wide.agg(["mean", "std"]).T, 2)}
+    measured = pd.DataFrame(spreads).join(_texts(comparisons(wide)))
+    published = pd.DataFrame({networks: _spreads(of, 3) for networks, of in PUBLISHED.items()})
+    published["p against Mish, not paired"] = pd.Series(PUBLISHED_P)
     return [
-        Table(settings, _measured(rows), note),
-        Table("published", frame(header, published), PUBLISHED),
+        Table(settings, measured.astype(object).fillna("").reset_index(names="activation"), NOTE),
+        Table("published", published.reset_index(names="published"), PUBLISHED_NOTE),
     ]
 
 
@@ -62,28 +55,26 @@ def accuracies(rows: pd.DataFrame) -> pd.DataFrame:
     return wide[[name for name in ACTIVATIONS if name in wide]]
 
 
-def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
+def comparisons(wide: pd.DataFrame) -> pd.DataFrame:
     """`SUBJECT` against each other activation, over the seeds that both have: difference of the
     means in percentage points, its 95 % confidence interval, p of the two-sided paired t-test, and
     after Holm's correction. Where there is no test, with a single seed or without any spread, they
     are NaN."""
-    wide = accuracies(rows)
     found = {}
     for name in wide.columns.drop(SUBJECT) if SUBJECT in wide else ():
-        ours, theirs = wide[[SUBJECT, name]].dropna().to_numpy().T
-        if not len(ours):
-            continue
-        low = high = p = math.nan
-        if len(ours) > 1 and np.ptp(ours - theirs) > 0:
-            test = stats.ttest_rel(ours, theirs)
-            p, (low, high) = test.pvalue, test.confidence_interval(0.95)
-        found[name] = (len(ours), (ours - theirs).mean(), low, high, p)
-    columns = ["seeds", "difference", "low", "high", "p"]
+        pairs = wide[[SUBJECT, name]].dropna()
+        differences = pairs[SUBJECT] - pairs[name]
+        found[name] = {"difference": differences.mean()}
+        if differences.nunique() > 1:
+            test = stats.ttest_rel(pairs[SUBJECT], pairs[name])
+            low, high = test.confidence_interval(0.95)
+            found[name] |= {"low": low, "high": high, "p": test.pvalue}
+    columns = ["difference", "low", "high", "p"]
     result = pd.DataFrame.from_dict(found, orient="index", columns=columns)
     result = result.assign(holm=holm(result.p))
-    better = np.where(result.difference > 0, "better", "worse")
-    found_out = np.where(result.holm < LEVEL, better, "not told apart")
-    return result.assign(finding=np.where(result.holm.isna(), "not tested", found_out))
+    conditions = (result.holm.isna(), result.holm >= LEVEL, result.difference > 0)
+    findings = ("not tested", "not told apart", "better")
+    return result.assign(finding=np.select(conditions, findings, "worse"))
 
 
 def holm(p: pd.Series) -> pd.Series:
@@ -97,27 +88,22 @@ def holm(p: pd.Series) -> pd.Series:
     return (ranked * factors).clip(upper=1).cummax().reindex(p.index)
 
 
-def _measured(rows: pd.DataFrame) -> pd.DataFrame:
-    against = comparisons(rows)
-    lines = []
-    for name, values in accuracies(rows).items():
-        tested = [""] * 5
-        if name in against.index:
-            c = against.loc[name]
-            interval = "" if math.isnan(c.low) else f"{c.low:+.2f} to {c.high:+.2f}"
-            tested = [f"{c.difference:+.2f}", interval, _p(c.p), _p(c.holm), c.finding]
-        spread = _spread(values.mean(), values.std(), 2)
-        lines.append([name, str(values.count()), spread, *tested])
-    tests = (f"{SUBJECT} minus", "95 %", "p", "p (Holm)", f"{SUBJECT} is")
-    return frame(("activation", "runs", "accuracy", *tests), lines)
+def _spreads(of: pd.DataFrame, digits: int) -> pd.Series:
+    """Means and standard deviations; of a single run only the accuracy."""
+    mean, std = (of[name].map(f"{{:.{digits}f}}".format) for name in ("mean", "std"))
+    return mean.where(of["std"].isna(), mean + " ± " + std)
 
 
-def _spread(mean: float, std: float, digits: int) -> str:
-    """Mean and standard deviation; of a single run only the accuracy."""
-    return f"{mean:.{digits}f}" if math.isnan(std) else f"{mean:.2f} ± {std:.{digits}f}"
-
-
-def _p(value: float) -> str:
-    if math.isnan(value):
-        return ""
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+def _texts(found: pd.DataFrame) -> pd.DataFrame:
+    """NaN where there is no test."""
+    forms = {"difference": "{:+.2f}", "low": "{:+.2f} to ", "high": "{:+.2f}"}
+    forms |= dict.fromkeys(("p", "holm"), "{:.3f}")
+    texts = {name: found[name].map(form.format, na_action="ignore") for name, form in forms.items()}
+    columns = {
+        f"{SUBJECT} minus": texts["difference"],
+        "95 %": texts["low"] + texts["high"],
+        "p": texts["p"],
+        "p (Holm)": texts["holm"],
+        f"{SUBJECT} is": found.finding,
+    }
+    return pd.DataFrame(columns).replace("0.000", "< 0.001")

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -17,43 +19,59 @@ from torch import Generator, Tensor, nn
 
 from benchmarks.architectures import ACTIVATIONS as MODULES
 from benchmarks.architectures import se_resnet18
+from benchmarks.paper import study
 from benchmarks.paper.data import Dataset
-from benchmarks.paper.protocol import ACTIVATIONS, Settings
-from benchmarks.paper.study import Epoch, Run, Study
-
-TEST_BATCH = 1000
+from benchmarks.paper.protocol import ACTIVATIONS
+from benchmarks.paper.study import Row
 
 
-def train(run: Run, study: Study, dataset: Dataset, device: str) -> Iterator[Epoch]:
-    """Trains and records a run, from its checkpoint if there is one; yields each new epoch.
+def train(run: Row, dataset: Dataset, device: str, checkpoint: Path) -> Iterator[list[Row]]:
+    """Trains a run from its checkpoint, if there is one, and keeps that up to date.
+
+    `run` is what its rows have in common. Yields the rows of all epochs, at first those in the
+    checkpoint, and again after each epoch.
 
     Bit for bit the same on a CPU with the same number of threads, interrupted or not. On CUDA the
     weights and batches are the same, but not the order of every sum.
     """
-    settings = study.settings
-    network = initial_network(run, settings.width, dataset).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-    curve = study.load(run, network, optimizer)
-    while len(curve) < settings.epochs:
+    network = initial_network(run, dataset).to(device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=run["learning_rate"])
+    rows: list[Row] = []
+    if checkpoint.exists():
+        state = torch.load(checkpoint, "cpu")
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        rows = state["rows"]
+    yield rows
+    while len(rows) < run["epochs"]:
         start = time.perf_counter()
-        generator = Generator().manual_seed(1_000_000 * run[1] + len(curve))
-        epoch: Epoch = {
-            "epoch": len(curve) + 1,
-            "train_loss": _train_epoch(network, optimizer, settings, dataset, device, generator),
-            "test_accuracy": _test(network, dataset, device),
-        }
-        curve.append(epoch | {"seconds": time.perf_counter() - start})
-        study.save(run, network, optimizer, curve)
-        yield curve[-1]
+        seen = batches(dataset, run, len(rows), device)
+        loss, accuracy = _train_epoch(network, optimizer, seen), _test(network, dataset, device)
+        epoch = {"epoch": len(rows) + 1, "train_loss": loss, "test_accuracy": accuracy}
+        rows.append({**run, **epoch, "seconds": time.perf_counter() - start})
+        states = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+        study.replace(checkpoint, partial(torch.save, {"rows": rows, **states}))
+        yield rows
 
 
-def initial_network(run: Run, width: int, dataset: Dataset) -> nn.Module:
+def initial_network(run: Row, dataset: Dataset) -> nn.Module:
     """The untrained network: the same weights for every activation."""
-    activation, seed = run
+    activation = MODULES[ACTIVATIONS[run["activation"]]]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(run["seed"])
         channels = dataset.train_images.shape[1]
-        return se_resnet18(MODULES[ACTIVATIONS[activation]], dataset.classes, channels, width)
+        return se_resnet18(activation, dataset.classes, channels, run["width"])
+
+
+def batches(dataset: Dataset, run: Row, epoch: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """The training images in the order of an epoch, from -1 to 1, and their labels."""
+    generator = Generator().manual_seed(1_000_000 * run["seed"] + epoch)
+    order = torch.randperm(len(dataset.train_labels), generator=generator)
+    for batch in order.split(run["batch_size"]):
+        images = dataset.train_images[batch].to(device)
+        if dataset.augmented:
+            images = augment(images, generator)
+        yield 2 * images - 1, dataset.train_labels[batch].to(device)
 
 
 def augment(images: Tensor, generator: Generator) -> Tensor:
@@ -72,39 +90,25 @@ def augment(images: Tensor, generator: Generator) -> Tensor:
 
 
 def _train_epoch(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    settings: Settings,
-    dataset: Dataset,
-    device: str,
-    generator: Generator,
+    network: nn.Module, optimizer: torch.optim.Optimizer, seen: Iterable[tuple[Tensor, Tensor]]
 ) -> float:
     """The mean loss over the images."""
     network.train()
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    order = torch.randperm(len(dataset.train_labels), generator=generator)
-    for batch in order.split(settings.batch_size):
-        images = dataset.train_images[batch].to(device) / dataset.white
-        labels = dataset.train_labels[batch].to(device)
-        if dataset.augmented:
-            images = augment(images, generator)
+    losses, count = [], 0
+    for images, labels in seen:
         optimizer.zero_grad()
-        loss = F.cross_entropy(network(_centred(images)), labels)
+        loss = F.cross_entropy(network(images), labels)
         loss.backward()
         optimizer.step()
-        total += loss.detach() * len(batch)
-    return total.item() / len(order)
+        losses.append(loss.detach() * len(labels))
+        count += len(labels)
+    return sum(loss.item() for loss in losses) / count
 
 
 @torch.no_grad()
 def _test(network: nn.Module, dataset: Dataset, device: str) -> float:
     """Percent of the test images that are classified right."""
     network.eval()
-    batches = dataset.test_images.split(TEST_BATCH)
-    logits = torch.cat([network(_centred(x.to(device) / dataset.white)) for x in batches])
-    right = int((logits.argmax(1).cpu() == dataset.test_labels).sum())
-    return 100 * right / len(dataset.test_labels)
-
-
-def _centred(images: Tensor) -> Tensor:
-    return 2 * images - 1
+    images = dataset.test_images.split(1000)
+    found = torch.cat([network(2 * batch.to(device) - 1).argmax(1).cpu() for batch in images])
+    return 100 * int((found == dataset.test_labels).sum()) / len(found)

@@ -31,7 +31,6 @@ SPEED = RESULTS / "epyc-avx512" / "cpu.csv"
         # Linux would kill the process.
         ("run --device cpu --sizes 8x1000000000000", "8x1000000000000 in fp64 takes about"),
         ("networks --device cpu --batch 1000000000000", "give a smaller --batch"),
-        ("paper --device cpu --batch-size 895", "leaves a batch of one image"),
         ("gpu bench", "sanitizer, got bench"),
         *([] if torch.cuda.is_available() else [("gpu", NO_GPU), ("variants", NO_GPU)]),
     ],
