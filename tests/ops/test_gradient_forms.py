@@ -10,7 +10,6 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.autograd.forward_ad as fwAD
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import grad
 from torch.autograd.graph import saved_tensors_hooks
@@ -77,85 +76,46 @@ def test_hooks_that_keep_another_dtype(
 
 # --- Sparse ---
 
-Select = Callable[[Tensor, bool], Tensor]  # some elements, with a sparse gradient or a dense one
+# Where a gradient has elements: in rows, one of them twice, as that of F.embedding; at single
+# places, as that of gather.
+PLACES = {"rows": [[1, 2, 2, 4]], "no rows": [[]], "single": [[0, 1, 1, 1], [2, 0, 1, 1]]}
 
 
-def embedded(y: Tensor, sparse: bool, rows: tuple[int, ...] = (1, 2, 2, 4)) -> Tensor:
-    indices = torch.tensor(rows, dtype=torch.int64, device=y.device)
-    return F.embedding(indices, y, sparse=sparse)
-
-
-def embedded_in_bags(y: Tensor, sparse: bool) -> Tensor:
-    rows, offsets = torch.tensor([[1, 2, 2, 4], [0, 1, 1, 3]], device=y.device)
-    return F.embedding_bag(rows, y, offsets=offsets, sparse=sparse, mode="sum")
-
-
-SELECTIONS: dict[str, Select] = {
-    "gathered": lambda y, sparse: y.gather(
-        0, torch.tensor([[0, 1, 1], [2, 0, 1]], device=y.device), sparse_grad=sparse
-    ),
-    "embedded": embedded,
-    "embedded and dense": lambda y, sparse: torch.cat([embedded(y, sparse), y]),
-    "nothing": lambda y, sparse: embedded(y, sparse, ()),
-    "in bags": embedded_in_bags,
-}
-
-
-def dense(tensor: Tensor) -> Tensor:
-    return tensor if tensor.layout == torch.strided else tensor.to_dense()
-
-
-@pytest.mark.parametrize("name", SELECTIONS)
-def test_sparse_gradient(impl: Implementation, device: str, dtype: torch.dtype, name: str) -> None:
-    if name == "in bags" and dtype in (torch.float16, torch.bfloat16):
-        pytest.skip("torch's own sparse gradient of it is in float32 and float64 only")
-    select = SELECTIONS[name]
-    x = layouts.normal((5, 3), dtype, device).requires_grad_()
-    (torchs,) = grad(select(F.mish(x), True).sum(), x)
-    wide = x.detach().double().requires_grad_()
-    (exact,) = grad(select(F.mish(wide), False).sum(), wide)
-    results = [impl.mish(x)]
-    if impl.name == "compiled":  # Eager mish_ writes by copy_, which takes no sparse gradient.
-        results.append(impl.mish_(x * 1))
-    for y in results:
-        (result,) = grad(select(y, True).sum(), x)
-        assert (result.layout, result.dtype) == (torchs.layout, torchs.dtype)
-        torch.testing.assert_close(dense(result), exact.to(dtype))
-
-
-@pytest.mark.parametrize("name", ["gathered", "embedded", "embedded and dense"])
-def test_second_derivative_through_a_sparse_gradient(
-    impl: Implementation, device: str, name: str
+@pytest.mark.parametrize("places", PLACES.values(), ids=PLACES)
+def test_sparse_gradients(
+    impl: Implementation, device: str, dtype: torch.dtype, places: list[list[int]]
 ) -> None:
-    """F.mish has none. Third derivatives raise, since torch's own of sparse products are wrong."""
-
-    def derivative(mish: Callable[[Tensor], Tensor], sparse: bool) -> Tensor:
-        x = layouts.normal((5, 3), torch.float64, device).requires_grad_()
-        selected = SELECTIONS[name](mish(x), sparse)
-        (first,) = grad(selected.square().sum(), x, create_graph=True)
-        (second,) = grad(dense(first).sum(), x)
-        return dense(second)
-
-    torch.testing.assert_close(derivative(impl.mish, True), derivative(F.mish, False))
+    """Give sparse derivatives, the second too, which F.mish lacks. Third ones raise, since torch's
+    own of sparse products are wrong."""
+    x = layouts.normal((5, 3), dtype, device).requires_grad_()
+    dense = layouts.normal((5, 3), dtype, device, seed=1)
+    where = torch.tensor(places, dtype=torch.int64, device=device)
+    sparse = torch.sparse_coo_tensor(where, dense[tuple(where)], x.shape, check_invariants=True)
+    plain = x.detach()
+    found = [((*g, plain), impl.apply(*g, plain)) for g in ((sparse, dense), (dense, sparse))]
+    # Eager mish_ writes by copy_, which takes no sparse gradient.
+    for y in [impl.mish(x)] if impl.name == "eager" else [impl.mish(x), impl.mish_(x * 1)]:
+        (first,) = grad(y, x, sparse, create_graph=True)
+        (second,) = grad(first, x, sparse)
+        found += [((sparse, plain), first), ((sparse, sparse, plain), second)]
+    for operands, result in found:
+        assert (result.layout, result.dtype) == (torch.sparse_coo, dtype)
+        expected = impl.apply(*map(Tensor.to_dense, operands))
+        torch.testing.assert_close(result.to_dense(), expected)
 
 
 # --- Jagged ---
 
 
-def jagged(dtype: torch.dtype, device: str) -> Tensor:
-    rows = [layouts.normal((n, 3), dtype, device, seed=n) for n in (2, 5, 1)]
-    return torch.nested.nested_tensor(rows, layout=torch.jagged).requires_grad_()
-
-
-def with_holes(dtype: torch.dtype, device: str) -> Tensor:
+def jagged(dtype: torch.dtype, device: str, lengths: Tensor | None = None) -> Tensor:
     values = layouts.normal((10, 3), dtype, device)
-    offsets, lengths = torch.tensor([[0, 4, 8], [2, 3, 0]], device=device)
-    return torch.nested.nested_tensor_from_jagged(values, offsets, lengths[:2]).requires_grad_()
+    offsets = torch.tensor([0, 4, 8, 10], device=device)
+    return torch.nested.nested_tensor_from_jagged(values, offsets, lengths).requires_grad_()
 
 
 JAGGED: dict[str, Callable[[torch.dtype, str], Tensor]] = {
     "jagged": jagged,
-    "with holes": with_holes,
+    "with holes": lambda dtype, device: jagged(dtype, device, torch.tensor([2, 3, 1]).to(device)),
     "transposed": lambda dtype, device: jagged(dtype, device).transpose(1, 2),
 }
 
@@ -182,7 +142,6 @@ def test_second_derivative_of_jagged_tensors(
 
 # --- Zero without memory ---
 
-
 WRITES: dict[str, Callable[[Implementation, Tensor], Tensor]] = {
     "none": lambda impl, dual: impl.mish(dual),
     "to a copy": lambda impl, dual: impl.mish_(dual.clone()),
@@ -197,8 +156,7 @@ def test_tangent_that_is_zero_without_memory(impl: Implementation, device: str, 
     x = torch.ones(3, device=device)
     with fwAD.dual_level():
         dual = fwAD.make_dual(x.clone(), torch._efficientzerotensor(3, device=device))
-        result = WRITES[write](impl, dual)
-        primal, tangent = fwAD.unpack_dual(result)
+        primal, tangent = fwAD.unpack_dual(WRITES[write](impl, dual))
         assert tangent is not None
         assert tangent.clone().eq(0).all()
         torch.testing.assert_close(primal, impl.mish(x))
