@@ -160,12 +160,6 @@ def view_made_without_grad(x: Tensor) -> Tensor:
         return y[1:]
 
 
-def twice_backward(m: Implementation, x: Tensor) -> None:
-    y = m.mish(x).sum()
-    y.backward()
-    y.backward()
-
-
 OUR_ERRORS: dict[str, Call] = {  # by what the message says
     "out.*dtype.*(Double|float64)": lambda m, x: m.mish(x.detach().float(), out=x.detach()),
     "out.*dtype.*(BFloat|bfloat)16": lambda m, x: m.mish(x.detach(), out=x.detach().bfloat16()),
@@ -185,7 +179,6 @@ TORCHS_ERRORS: dict[str, Call] = {
     "inference tensor saved": lambda m, x: m.mish(x * torch.inference_mode()(torch.ones)(3)),
     "overlapping": lambda m, x: m.mish_(x.detach()[:, :1].expand(5, 3)),
     "overlapping out": lambda m, x: m.mish(x.detach(), out=x.detach()[:, :1].expand(5, 3)),
-    "twice backward": twice_backward,
 }
 
 

@@ -52,7 +52,6 @@ NORMS: dict[str, Function] = {
 IN_TRAINING = pytest.mark.parametrize("norm", ["batch", "groups of two"])
 # Rows of whole packs and others; on a GPU sets of a few lanes, of a block, of several.
 SHAPES = [(6, 8, 16), (3, 8, 7, 7), (64, 16, 20), (16, 8, 64, 64), (2, 8, 2**15 + 1), (1, 8, 2**18)]
-EVERY_SHAPE = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
 def draw(shape: tuple[int, ...], mean: float = 0.5, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -90,7 +89,7 @@ def worst(got: Tensor, expected: Tensor) -> float:
     return float((got.double() - expected).abs().max())
 
 
-@EVERY_SHAPE
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @IN_TRAINING
 @pytest.mark.parametrize("mean", [0.5, 1e4])
 def test_errors_are_at_most_those_of_torch(
@@ -136,25 +135,26 @@ SMALL_SHAPES = [(5, 4), (3, 4, 2), (1, 2, 3), (4, 6, 12), (2, 4, 33), (5, 2, 31,
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("affine", ["", "affine", "affine in 32 bits or more"])
+@pytest.mark.parametrize("affine", ["none", "of the input's dtype", "of 32 bits or more"])
 def test_values_and_gradients(norm: str, affine: str, dtype: torch.dtype, device: str) -> None:
     """Beside torch's norm and F.mish in float64."""
-    for shape in SMALL_SHAPES + SHAPES if "32" in affine else SMALL_SHAPES:
+    for shape in SMALL_SHAPES + SHAPES if affine == "of 32 bits or more" else SMALL_SHAPES:
         if "group" in norm and torch.Size(shape[2:]).numel() * 2 < 3:
             continue
-        x, *parameters = operands(shape, dtype)
-        if not affine:
-            parameters = [None, None]
-        elif affine == "affine":
-            parameters = [t.to(dtype) for t in parameters]
-        wide = [t if t is None else t.double() for t in (x, *parameters)]
-        got = results(partial(NORMS[norm], OURS), x, *parameters, device=device)
+        x, w, b = operands(shape, dtype)
+        tensors = {
+            "none": (x, None, None),
+            "of the input's dtype": (x, w.to(dtype), b.to(dtype)),
+            "of 32 bits or more": (x, w, b),
+        }[affine]
+        got = results(partial(NORMS[norm], OURS), *tensors, device=device)
+        wide = [t if t is None else t.double() for t in tensors]
         expected = results(partial(NORMS[norm], TORCHS), *wide)
-        # Torch's own error: that of sums in float64.
-        of_sums = 0.5 * torch.finfo(torch.float64).eps * (x.numel() / shape[1]) ** 0.5
         assert got[0].dtype == dtype
+        # Torch's own errors are those of sums in float64.
+        of_sums = torch.finfo(torch.float64).eps * (x.numel() / shape[1]) ** 0.5
+        tolerance = 10 * torch.finfo(dtype).eps + of_sums
         for a, e in zip(got, expected, strict=True):
-            tolerance = 10 * torch.finfo(dtype).eps + of_sums
             assert worst(a, e) <= tolerance * max(1.0, float(e.abs().max()))
 
 
@@ -167,10 +167,9 @@ LAYERS: list[tuple[Layer, Layer, tuple[int, ...]]] = [
     (mish_cuda.BatchNormMish3d, nn.BatchNorm3d, (2, 6, 3, 4, 5)),
     (partial(mish_cuda.GroupNormMish, 3), partial(nn.GroupNorm, 3), (4, 6, 5, 5)),
 ]
-EVERY_LAYER = pytest.mark.parametrize(("ours", "torchs", "shape"), LAYERS)
 
 
-@EVERY_LAYER
+@pytest.mark.parametrize(("ours", "torchs", "shape"), LAYERS)
 def test_layers_are_their_parents_with_mish(
     ours: Layer, torchs: Layer, shape: tuple[int, ...], dtype: torch.dtype, device: str
 ) -> None:
@@ -207,30 +206,22 @@ def told(call: Callable[..., Tensor], *args: Any) -> str:
         return f"{type(error).__name__}: {error}"
 
 
-@EVERY_LAYER
-def test_errors_of_layers_are_those_of_torch(
-    ours: Layer, torchs: Layer, shape: tuple[int, ...]
-) -> None:
+def test_errors_are_those_of_torch() -> None:
     one_value = [(1, 6), (1, 6, 1), (1, 6, 1, 1)]
-    for wrong in (*one_value, (2,), (3, 4, 5, 5), (2, 5, 3, 3, 3), (0, 6, 2)):
-        x = torch.randn(wrong)
-        assert told(ours(6), x) == told(torchs(6), x)
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda of, x: of.batch_norm_mish(x, None, None, None, None, False),
-        lambda of, x: of.batch_norm_mish(x, torch.zeros(5), torch.ones(6), None, None, False),
-        lambda of, x: of.group_norm_mish(x, 4, None, None),
-        lambda of, x: of.group_norm_mish(x.int(), 3, None, None),
-    ],
-)
-def test_errors_of_functions_are_those_of_torch(call: Callable[..., Tensor]) -> None:
+    for shape in (*one_value, (2,), (3, 4, 5, 5), (2, 5, 3, 3, 3), (0, 6, 2)):
+        x = torch.randn(shape)
+        for ours, torchs, _ in LAYERS:
+            assert told(ours(6), x) == told(torchs(6), x)
     x = torch.randn(4, 6, 20)
-    ours, torchs = (told(call, of, x) for of in (OURS, TORCHS))
-    assert "Error" in ours
-    assert ours == torchs
+    calls: list[Callable[[Any], Tensor]] = [
+        lambda of: of.batch_norm_mish(x, None, None, None, None, False),
+        lambda of: of.batch_norm_mish(x, torch.zeros(5), torch.ones(6), None, None, False),
+        lambda of: of.group_norm_mish(x, 4, None, None),
+        lambda of: of.group_norm_mish(x.int(), 3, None, None),
+    ]
+    for call in calls:
+        assert "Error" in told(call, OURS)
+        assert told(call, OURS) == told(call, TORCHS)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -246,19 +237,17 @@ def test_one_full_size_tensor_is_saved(
     assert y.grad_fn.name() == "NormMishBackward"
 
 
-@EVERY_SHAPE
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("norm", ["batch", "groups of two", "two groups"])
 def test_bits_are_those_of_one_thread(
     kernels: Implementation, device: str, shape: tuple[int, ...], norm: str, dtype: torch.dtype
 ) -> None:
     """And on a GPU the same each time."""
-    tensors, function = operands(shape, dtype), partial(NORMS[norm], OURS)
-    with threads(1):
-        expected = results(function, *tensors, device=device)
-    for count in (2, 3, 8):
+    tensors, runs = operands(shape, dtype), []
+    for count in (1, 2, 3, 8):
         with threads(count):
-            again = results(function, *tensors, device=device)
-        assert all(map(torch.equal, again, expected))
+            runs.append(results(partial(NORMS[norm], OURS), *tensors, device=device))
+    assert all(torch.equal(a, b) for run in runs for a, b in zip(run, runs[0], strict=True))
 
 
 @needs_extension

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import os
-import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -53,11 +52,7 @@ def test_values(impl: Implementation, device: str, dtype: torch.dtype, order: in
     assert result.dtype == dtype
     ulp, absolute = reference.error(result, true)
     wrong = ~(absolute <= allowed(by, dtype, order, x, true[0]))
-    worst = torch.where(wrong, ulp, -1.0).argmax()
-    assert not wrong.any(), (
-        f"{int(wrong.sum())} outside the bounds; f({x[worst].item()!r}) is {result[worst].item()!r}"
-        f" instead of {true[0][worst].item()!r}, an error of {ulp[worst].item():.3f} ULP"
-    )
+    assert not wrong.any(), (x[wrong], result[wrong], true[0][wrong], ulp[wrong])
     assert torch.equal(result.isnan(), x.isnan())
     assert torch.equal(result.isinf(), x.isposinf() if order == 0 else torch.zeros_like(x.isinf()))
     if order == 0:  # also where it is zero
@@ -158,21 +153,20 @@ def test_writes(impl: Implementation, device: str, dtype: torch.dtype, layout: s
         assert reference.same_bits(layouts.surroundings(target), around)
 
 
-@pytest.mark.parametrize("sizes", [(0,), (2, 3), (70,), ()])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "step 2", "0-d", "empty"])
 def test_out_is_resized(
-    impl: Implementation, device: str, layout: str, sizes: tuple[int, ...]
+    impl: Implementation, device: str, layout: str, recwarn: pytest.WarningsRecorder
 ) -> None:
     """With a warning unless it had no elements."""
     x = layouts.make(layout, torch.float32, device)
-    out = torch.empty(sizes, device=device)
-    refilled = out.numel() > 0 and out.shape != x.shape
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    for sizes in ((0,), (2, 3), (70,), ()):
+        recwarn.clear()
+        out = torch.empty(sizes, device=device)
+        refilled = out.numel() > 0 and out.shape != x.shape
         impl.mish(x, out=out)
-    assert ["was resized" in str(warning.message) for warning in caught] == [True] * refilled
-    assert out.shape == x.shape
-    assert_equal(impl, out, impl.mish(x))
+        assert ["was resized" in str(warning.message) for warning in recwarn] == [True] * refilled
+        assert out.shape == x.shape
+        assert_equal(impl, out, impl.mish(x))
 
 
 # --- Places and sizes; the longest in several threads ---
