@@ -185,10 +185,7 @@ def test_layers_are_their_parents_with_mish(
             versions = [t._version for t in a.buffers()]
             equal(a.train(training)(x), F.mish(b.train(training)(x)))
             equal(a.state_dict(), b.state_dict())
-            # Torch's norms and those of the CPU write to statistics without a new version.
-            if not training or (mish_cuda.backend(x) == "cuda" and x.dim() > 2):
-                changed = [t._version > v for t, v in zip(a.buffers(), versions, strict=True)]
-                assert changed == [training] * len(versions)
+            assert training or [t._version for t in a.buffers()] == versions  # only read
         b.load_state_dict(a.state_dict())
     file = io.BytesIO()
     torch.save(a, file)
