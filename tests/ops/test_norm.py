@@ -182,10 +182,8 @@ def test_layers_are_their_parents_with_mish(
         assert repr(a) == repr(b).replace(type(b).__name__, type(a).__name__, 1)
         for training in (True, True, False):
             x = draw(shape, dtype).to(device)
-            versions = [t._version for t in a.buffers()]
             equal(a.train(training)(x), F.mish(b.train(training)(x)))
             equal(a.state_dict(), b.state_dict())
-            assert training or [t._version for t in a.buffers()] == versions  # only read
         b.load_state_dict(a.state_dict())
     file = io.BytesIO()
     torch.save(a, file)
