@@ -137,7 +137,10 @@ SMALL_SHAPES = [(5, 4), (3, 4, 2), (1, 2, 3), (4, 6, 12), (2, 4, 33), (5, 2, 31,
 @pytest.mark.parametrize("affine", ["none", "of the input's dtype", "of 32 bits or more"])
 def test_values_and_gradients(norm: str, affine: str, dtype: torch.dtype, device: str) -> None:
     """Beside torch's norm and F.mish in float64."""
-    for shape in SMALL_SHAPES + SHAPES if affine == "of 32 bits or more" else SMALL_SHAPES:
+    # Torch's norms, which compute without kernels, lose digits in long sums.
+    has_kernels = mish_cuda.backend(torch.empty(0, device=device)) != "eager"
+    long = SHAPES if has_kernels and affine == "of 32 bits or more" else []
+    for shape in SMALL_SHAPES + long:
         if "group" in norm and torch.Size(shape[2:]).numel() * 2 < 3:
             continue
         x, w, b = operands(shape, dtype)
@@ -150,7 +153,7 @@ def test_values_and_gradients(norm: str, affine: str, dtype: torch.dtype, device
         wide = [t if t is None else t.double() for t in tensors]
         expected = results(partial(NORMS[norm], TORCHS), *wide)
         assert got[0].dtype == dtype
-        # Torch's own errors are those of sums in float64.
+        # The errors of torch's sums in float64.
         of_sums = torch.finfo(torch.float64).eps * (x.numel() / shape[1]) ** 0.5
         tolerance = 10 * torch.finfo(dtype).eps + of_sums
         for a, e in zip(got, expected, strict=True):
