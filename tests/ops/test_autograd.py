@@ -1,11 +1,15 @@
-"""Derivatives: of every order, in both modes, through views and writes in place; the graph's nodes.
+"""Derivatives: of every order, in both modes, through views and writes in place; every form of
+gradients and tangents that torch passes; saved tensors and nodes of the graph.
 
-Tools that use the nodes: test_programs.py.
+Gradients of numbers: test_transforms.py; negated ones, and tools that use the nodes:
+test_programs.py.
 """
 
 from __future__ import annotations
 
+import functools
 import gc
+import itertools
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +18,7 @@ from typing import Any
 import mpmath
 import pytest
 import torch
+import torch.autograd.forward_ad as fwAD
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import grad, gradcheck, gradgradcheck
@@ -21,8 +26,8 @@ from torch.autograd.graph import Node, saved_tensors_hooks
 
 import layouts
 import reference
-from conftest import Implementation
-from mish_cuda._bounds import EAGER_ON_CUDA, rows_of
+from conftest import TORCH, Implementation
+from reference import DTYPES
 
 
 def leaf(*sizes: int, device: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -47,19 +52,12 @@ FUNCTIONS: dict[str, Function] = {
 
 # --- The numbers ---
 
-
 # Of which operands of mish_backward and mish_double_backward gradients are asked for.
 NEEDED = [(1, 0), (0, 1), (1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)]
+CASES = [*((f, (1,)) for f in FUNCTIONS.values()), *((Implementation.apply, n) for n in NEEDED)]
 
 
-@pytest.mark.parametrize(
-    ("function", "needed"),
-    [
-        *((function, (1,)) for function in FUNCTIONS.values()),
-        *((Implementation.apply, needed) for needed in NEEDED),
-    ],
-    ids=[*FUNCTIONS, *map(str, NEEDED)],
-)
+@pytest.mark.parametrize(("function", "needed"), CASES, ids=[*FUNCTIONS, *map(str, NEEDED)])
 def test_gradients(
     impl: Implementation, device: str, function: Function, needed: tuple[int, ...]
 ) -> None:
@@ -88,7 +86,7 @@ def test_any_order(
         (y,) = grad(y, x, torch.ones_like(y), create_graph=True)
     limits, at_nan, elsewhere = y[:9].tolist(), y[9], y[10:]
     # CUDA's division by the compiler is not correctly rounded.
-    on_cuda = rows_of(impl.backend(x), device) == EAGER_ON_CUDA
+    on_cuda = impl.backend(x) == "eager" and device == "cuda"
     tolerance = torch.finfo(dtype).eps if on_cuda else 0.0
     expected = [0.0] * 4 + [1.0 if order == 1 else 0.0] * 5
     assert limits == pytest.approx(expected, rel=tolerance, abs=0)
@@ -97,6 +95,136 @@ def test_any_order(
         with mpmath.workdps(60):
             exact = [float(mpmath.diff(reference.definition, point, order)) for point in points]
         torch.testing.assert_close(elsewhere.tolist(), exact, rtol=1e-12, atol=1e-13)
+
+
+# --- Another dtype ---
+
+OTHER_DTYPES = [*DTYPES, torch.int32, torch.bool]
+
+
+def operands(dtypes: tuple[torch.dtype, ...], device: str) -> list[Tensor]:
+    return [
+        layouts.normal((9,), torch.float64, device, seed).to(dtype)
+        for seed, dtype in enumerate(dtypes)
+    ]
+
+
+@pytest.mark.parametrize(
+    "gradients",
+    [*((other,) for other in OTHER_DTYPES), *itertools.permutations(OTHER_DTYPES, 2)],
+    ids=str,
+)
+def test_backward_ops_promote(
+    impl: Implementation, device: str, dtype: torch.dtype, gradients: tuple[torch.dtype, ...]
+) -> None:
+    tensors = operands((*gradients, dtype), device)
+    common = functools.reduce(torch.promote_types, (*gradients, dtype))
+    expected = impl.apply(*(t.to(common) for t in tensors))
+    assert reference.same_bits(impl.apply(*tensors), expected)
+    recorded = impl.apply(*tensors[:-1], tensors[-1].clone().requires_grad_())
+    torch.testing.assert_close(recorded.detach(), expected)
+    if impl.name == "compiled":
+        assert impl.apply(*(t.to("meta") for t in tensors)).dtype == common
+
+
+@pytest.mark.parametrize("kept", [torch.float64, torch.float16], ids=str)
+def test_hooks_that_keep_another_dtype(
+    impl: Implementation, device: str, kept: torch.dtype
+) -> None:
+    x = layouts.normal((9,), torch.float32, device).requires_grad_()
+    with saved_tensors_hooks(lambda t: t.to(kept), lambda t: t):
+        result = impl.mish(x)
+    for order in (1, 2):
+        (result,) = grad(result.sum(), x, create_graph=True)
+        expected = reference.mish(x.to(kept), order).float()
+        torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-3)
+
+
+# --- Sparse ---
+
+# Where a gradient has elements: in rows, one of them twice, as that of F.embedding; at single
+# places, as that of gather.
+PLACES = {"rows": [[1, 2, 2, 4]], "no rows": [[]], "single": [[0, 1, 1, 1], [2, 0, 1, 1]]}
+
+
+@pytest.mark.parametrize("places", PLACES.values(), ids=PLACES)
+def test_sparse_gradients(
+    impl: Implementation, device: str, dtype: torch.dtype, places: list[list[int]]
+) -> None:
+    """Give sparse derivatives, the second too, which F.mish lacks. Third ones raise, since torch's
+    own of sparse products are wrong."""
+    x = layouts.normal((5, 3), dtype, device).requires_grad_()
+    dense = layouts.normal((5, 3), dtype, device, seed=1)
+    where = torch.tensor(places, dtype=torch.int64, device=device)
+    sparse = torch.sparse_coo_tensor(where, dense[tuple(where)], x.shape, check_invariants=True)
+    plain = x.detach()
+    found = [((*g, plain), impl.apply(*g, plain)) for g in ((sparse, dense), (dense, sparse))]
+    # Eager mish_ writes by copy_, which takes no sparse gradient.
+    for y in [impl.mish(x)] if impl.name == "eager" else [impl.mish(x), impl.mish_(x * 1)]:
+        (first,) = grad(y, x, sparse, create_graph=True)
+        (second,) = grad(first, x, sparse)
+        found += [((sparse, plain), first), ((sparse, sparse, plain), second)]
+    for operands, result in found:
+        assert (result.layout, result.dtype) == (torch.sparse_coo, dtype)
+        expected = impl.apply(*map(Tensor.to_dense, operands))
+        torch.testing.assert_close(result.to_dense(), expected)
+
+
+# --- Jagged ---
+
+
+@pytest.mark.parametrize("lengths", [None, (2, 3, 1)], ids=["whole", "with holes"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_second_derivative_of_jagged_tensors(
+    impl: Implementation, device: str, dtype: torch.dtype, lengths: Any, transposed: bool
+) -> None:
+    """The same as for a dense program on their values."""
+
+    def values(x: Tensor) -> Tensor:
+        return x.values() if x.is_nested else x
+
+    def derivatives(x: Tensor) -> list[Tensor]:
+        found = []
+        for y in (impl.mish(x), impl.mish_(x * 1)):
+            (first,) = grad(values(y).square().sum(), x, create_graph=True)
+            found += [y, first, *grad(values(first).sum(), x)]
+        return [values(t) for t in found]
+
+    offsets = torch.tensor([0, 4, 8, 10], device=device)
+    rows = lengths and torch.tensor(lengths, device=device)
+    dense = layouts.normal((10, 3), dtype, device)
+    x = torch.nested.nested_tensor_from_jagged(dense, offsets, rows).requires_grad_()
+    x = x.transpose(1, 2) if transposed else x
+    torch.testing.assert_close(derivatives(x), derivatives(x.values().detach().requires_grad_()))
+
+
+# --- Tangents ---
+
+
+def test_tangents_of_another_dtype(impl: Implementation, device: str, dtype: torch.dtype) -> None:
+    """As a caller may pass them."""
+    for other in DTYPES:
+        tangent, x = operands((other, dtype), device)
+        with fwAD.dual_level():
+            dual = fwAD.make_dual(x, tangent)
+            ours, torchs = (fwAD.unpack_dual(by.mish(dual)).tangent for by in (impl, TORCH))
+        assert torchs is not None
+        exact = tangent.double() * reference.mish(x, 1)
+        torch.testing.assert_close(ours, exact.to(torchs.dtype))
+
+
+def test_tangent_that_is_zero_without_memory(impl: Implementation, device: str) -> None:
+    functions = [impl.mish, lambda dual: impl.mish_(dual.clone())]
+    if impl.name == "compiled":  # where the dual is overwritten torch's own ops raise, F.mish too
+        functions.append(impl.mish_)
+    x = torch.ones(3, device=device)
+    for function in functions:
+        with fwAD.dual_level():
+            dual = fwAD.make_dual(x.clone(), torch._efficientzerotensor(3, device=device))
+            primal, tangent = fwAD.unpack_dual(function(dual))
+            assert tangent is not None
+            assert tangent.clone().eq(0).all()
+            torch.testing.assert_close(primal, impl.mish(x))
 
 
 # --- Tensors saved for the backward pass ---

@@ -2,7 +2,7 @@
 
 A row of a table is one use of Mish. Random programs write in place, through views too, and detach,
 so they try what is saved for the gradient and when; ``make fuzz`` tries thousands of new ones.
-torch.func: test_transforms.py; other dtypes, sparse gradients: test_gradient_forms.py.
+torch.func: test_transforms.py; other dtypes, sparse gradients: test_autograd.py.
 """
 
 from __future__ import annotations

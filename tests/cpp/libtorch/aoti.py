@@ -8,20 +8,16 @@ would put its formula into the graph in place of the op.
 import sys
 
 import torch
-from torch import Tensor
-from torch.export import Dim
+from torch import Tensor, nn
+from torch.export import Dim, export
 
 
-class Model(torch.nn.Module):
+class Model(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return 2 * torch.ops.mish_cuda.mish(x) + 1  # type: ignore[no-any-return]
 
 
-def main(library: str, package: str) -> None:
-    torch.ops.load_library(library)
-    program = torch.export.export(Model(), (torch.randn(2),), dynamic_shapes=({0: Dim("n")},))
-    torch._inductor.aoti_compile_and_package(program, package_path=package)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+library, package = sys.argv[1:]
+torch.ops.load_library(library)
+program = export(Model(), (torch.randn(2),), dynamic_shapes=({0: Dim("n")},))
+torch._inductor.aoti_compile_and_package(program, package_path=package)
