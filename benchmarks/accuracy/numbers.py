@@ -100,8 +100,8 @@ def intervals(number_format: Format, edges: Iterable[float]) -> list[Interval]:
     ends = sorted({edge or -0.0 for edge in edges})
     infinity, largest = number_format.ordinal(math.inf), number_format.largest
     cuts = [-infinity, *(number_format.ordinal(edge) + 1 for edge in ends), infinity]
-    finite = zip(pairwise([-math.inf, *ends, math.inf]), pairwise(cuts), strict=True)
+    values = [-math.inf, *ends, math.inf]
+    finite = [Interval(*x, *pair) for x, pair in zip(pairwise(values), pairwise(cuts), strict=True)]
     beyond = (-largest - 1, -infinity - 1, -infinity), (infinity, infinity + 1, largest + 1)
-    others = (((math.nan, math.nan), pair) for cuts in beyond for pair in pairwise(cuts))
-    spans = (Interval(*values, *ordinals) for values, ordinals in (*finite, *others))
-    return [span for span in spans if span.first < span.stop]
+    others = [Interval(math.nan, math.nan, *pair) for cuts in beyond for pair in pairwise(cuts)]
+    return [span for span in (*finite, *others) if span.first < span.stop]

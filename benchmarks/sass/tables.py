@@ -28,22 +28,13 @@ FP64_SHARE_OF_PLAIN = 0.5
 _RELATIONS = {"=": operator.eq, "<=": operator.le}
 
 NOTE = """\
-Pairs: ours / PyTorch's formula in the same kernel. Instructions are for each element: all that a
-thread of a full block executes, divided by its elements. Where there are branches, a range: from
-the shortest path to all paths together, as in a warp whose threads take every branch. Checks are
-the branches before the first load, not counted among the others. Of the kernels of norms with
+Pairs: ours / PyTorch's formula in the same kernel. Instructions and MUFU are for each element: all
+that a thread of a full block executes, divided by its elements. Where there are branches, a range:
+from the shortest path to all paths together, as in a warp whose threads take every branch. Checks
+are the branches before the first load, not counted among the others. Of the kernels of norms with
 Mish: the shortest path of a thread that has all its elements, each loop once."""
 
-# The other counts, by the columns that hold them.
-_OTHERS = {
-    "elements per thread": ["elements"],
-    "MUFU per element": ["mufu_least", "mufu_most"],
-    "access bits": ["access_bits"],
-    "registers": ["registers"],
-    "spilled bytes": ["spill_bytes"],
-    "checks": ["checks"],
-    "branches per thread": ["branches"],
-}
+_OTHERS = ("elements", "mufu_most", "access_bits", "registers", "spill_bytes", "checks", "branches")
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:
@@ -53,11 +44,12 @@ def tables(rows: pd.DataFrame) -> list[Table]:
         counts = ["instructions_least", "instructions_most"]
         by_arch = (_pair(group[group.arch == arch], counts) for arch in archs)
         lines.append((*operation, *by_arch, str(budget(*operation) or "")))
-        others.append((*operation, *(_pair(group, columns) for columns in _OTHERS.values())))
+        others.append((*operation, *(_pair(group, [column]) for column in _OTHERS)))
     names = ("direction", "dtype")
+    header = (*names, *(column.replace("_", " ") for column in _OTHERS))
     return [
         Table("instructions", frame((*names, *archs, "budget"), lines), NOTE, 2),
-        Table("other counts, over all architectures", frame((*names, *_OTHERS), others), NOTE, 2),
+        Table("other counts, over all architectures", frame(header, others), NOTE, 2),
     ]
 
 

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 from rich.progress import Progress
-from rows import Patch, Row, frame, printed, refusal, tables_of
+from rows import Patch, Row, frame, printed, refusal, tables_of, write
+from rows import row as speed
 from torch import Tensor
 
 from benchmarks.accuracy import command, implementations, norms, proof, tables
 from benchmarks.accuracy.errors import NATIVE, distance, errors, required, row
 from benchmarks.accuracy.numbers import FORMATS, FP16, FP32, Format
 from benchmarks.arguments import Refused
+from benchmarks.cases import CHOSEN
 from benchmarks.sass import kernels
 from benchmarks.sass import tables as budgets
 from benchmarks.sass.listing import parse
@@ -80,15 +82,8 @@ def test_errors_count_in_units_of_the_true_value(
     np.testing.assert_equal(found["absolute_at"], x[int(found["absolute"] > 0)])
 
 
-def _in_layout(name: str) -> list[str]:
+def in_layout(name: str) -> list[str]:
     return [f"{op} finite, {name}" for op in proof.OPS]
-
-
-def off_at_zero(result: Tensor, *operands: Tensor) -> Tensor:
-    """By 5 units in the last place."""
-    x = operands[-1]
-    result.view(torch.int16)[(x == 0) & ~x.signbit()] += 5
-    return result
 
 
 @needs_extension
@@ -98,14 +93,14 @@ def off_at_zero(result: Tensor, *operands: Tensor) -> Tensor:
         *((each, lambda y, *x: y, ()) for each in FORMATS),
         (
             FP16,
-            off_at_zero,
+            lambda y, *x: torch.where((x[-1] - 2.5).abs() < 0.5, 1.01 * y, y),
             ("f finite", "f' from 0", "f'' -3 to 3", "g f' from 0", "h g f'' -3 to 3"),
         ),
         # The sign of zero is lost.
         (FP16, lambda y, *x: y if x[1:] else y + 0, ("f finite", "f inf, NaN")),
         # Of elements apart, and of seven at a time.
-        (FP16, lambda y, *x: -y if x[-1].stride(0) > 1 else y, _in_layout("strided")),
-        (FP16, lambda y, *x: -y if len(y) == 7 else y, _in_layout("tails")),
+        (FP16, lambda y, *x: -y if x[-1].stride(0) > 1 else y, in_layout("strided")),
+        (FP16, lambda y, *x: -y if len(y) == 7 else y, in_layout("tails")),
     ],
 )
 def test_the_proof_finds_faults_alone(
@@ -150,7 +145,7 @@ def test_the_command_fails_where_a_bound_is_broken(
     below, above = {"high": -87.3}, {"low": -87.3}
     rows = [
         row("f", name, "fp32", FP32.reference, errors=found, **ends)
-        for ends in (below, {**above, "high": -1.0}, {"low": -1.0})
+        for ends in (below, above | {"high": -1.0}, {"low": -1.0})
         for name, found in (("AVX2", best), ("AVX-512", worse), (NATIVE, worse))
     ]
     for ulp, ends in ((0, below), (off, above)):
@@ -164,10 +159,8 @@ def test_the_command_fails_where_a_bound_is_broken(
     assert printed("table", tmp_path / "a.csv").strip() in output
     lines = tables_of(tmp_path / "a.csv")["errors, and what is required"]
     kept = "NO" if absolute > 1.1e-36 else "yes"
-    assert ["|".join(cells) for cells in lines] == [
-        f"f, fp32|to -87.3|1.1e-36|{absolute}|-88|90.00%|{kept}|{absolute}|-88|90.00%|0",
-        f"f, fp32|from -87.3|2.5 ULP|2.5 ULP|-3.5|90.00%|yes|2.5 ULP|-3.5|90.00%|{off:g} ULP",
-    ]
+    found = [[*line[3:5], line[6], line[10]] for line in lines]  # error, at, ok, reference
+    assert found == [[f"{absolute}", "-88", kept, "0"], ["2.5 ULP", "-3.5", "yes", f"{off:g} ULP"]]
     monkeypatch.setattr(implementations, "LIBRARY", tmp_path / "nowhere.so")
     assert "Run: make accuracy" in refusal(*line)
 
@@ -182,6 +175,19 @@ def test_norms_are_held_to_the_errors_of_torch(monkeypatch: Patch) -> None:
     of_ours = next(row for row in rows if row["implementation"] == norms.OURS)
     of_ours["ulp"] += 10
     assert sum(not verdict.ok for verdict in tables.judge(frame(rows, "errors"))) == 1
+
+
+def test_the_fastest_variant_is_named(tmp_path: Path) -> None:
+    """In each case, and over all, by the geometric mean; without a variant that failed once."""
+    seconds = {CHOSEN: (2, 2), "packs=4": (1, 3), "packs=2": (1.5, 2.1), "fails": (0.1,)}
+    rows = [
+        speed(name, time, "backward", dtype=dtype, suite="variants")
+        for name, times in seconds.items()
+        for dtype, time in zip(("fp32", "bf16"), times, strict=False)
+    ]
+    each, over_all = tables_of(write(tmp_path / "a.csv", rows)).values()
+    assert [line[-2:] for line in each] == [["packs=4", "0.500"], [CHOSEN, "1.000"]]
+    assert [line[-2:] for line in over_all] == [["packs=4", "0.866"]]
 
 
 # As disassemblers of CUDA 12.8 and later print it for Blackwell: with scoreboards and stalls. The
@@ -299,16 +305,10 @@ def test_the_command_fails_where_a_budget_is_exceeded(tmp_path: Path, monkeypatc
         monkeypatch.setattr(kernels, name, MagicMock())
     path, (ours,), norm = tmp_path / "a.csv", counted(FORWARD), counted(NORM)
     plain = ours | {"formula": "plain", "instructions_least": 50, "instructions_most": 60}
-    for count, status, told in (
-        (34, 0, "All budgets are kept."),
-        (35, 1, "1 budgets are not kept."),
-    ):
-        ours = ours | {"instructions_least": count, "instructions_most": count}
+    for count, status, told in ((34, 0, "All budgets are"), (35, 1, "1 budgets are not")):
+        ours |= {"instructions_least": count, "instructions_most": count}
         monkeypatch.setattr(kernels, "count_all", MagicMock(return_value=[ours, plain, *norm]))
-        assert told in printed("sass", "--csv", path, status=status)
+        assert f"{told} kept." in printed("sass", "--csv", path, status=status)
     instructions, others = tables_of(path).values()
-    assert instructions == [
-        ["forward", "fp32", "35 / 50-60", "34"],
-        ["norm forward", "fp32", "2.2", "43"],
-    ]
+    assert [line[2:] for line in instructions] == [["35 / 50-60", "34"], ["2.2", "43"]]
     assert [line[4] for line in others] == ["128 / 128", "128"]  # bits of accesses
