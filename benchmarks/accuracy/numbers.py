@@ -36,11 +36,11 @@ class Format:
         self.wide = wide
         self.reference = reference  # the name of `wide` in files of results
 
-    def numbers(self, first: int, stop: int, step: int = 1) -> Tensor:
-        """The numbers with these ordinals, up to but not including `stop`."""
-        # Not arange to `stop`, which may be one too many for an int64.
-        ordinals = torch.arange(len(range(first, stop, step))) * step + first
-        return self._reorder(ordinals.to(self.bits)).view(self.dtype)
+    def numbers(self, ordinals: range) -> Tensor:
+        """The numbers with these ordinals."""
+        # Not arange to the end of them, which may be one too many for an int64.
+        found = torch.arange(len(ordinals)) * ordinals.step + ordinals.start
+        return self._reorder(found.to(self.bits)).view(self.dtype)
 
     def ordinal(self, value: float) -> int:
         """The ordinal of the largest number not above `value`."""

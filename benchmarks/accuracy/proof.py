@@ -66,6 +66,8 @@ def cut(backend: str, number_format: Format) -> list[Interval]:
     return intervals(number_format, edges)
 
 
+# "invalid" is raised by signalling NaN among the arguments, "over" and "under" by e^x.
+@np.errstate(all="ignore")
 def prove(
     device: str, number_format: Format, progress: Progress, limit: int | None = None, run: Map = map
 ) -> list[Row]:
@@ -81,24 +83,21 @@ def prove(
         sweeps = [(judged, usual), (native, LIMIT_NATIVE)]
     spans = cut(backend, number_format)
     rows: list[Row] = []
-    # "invalid" is raised by signalling NaN among the arguments, "over" and "under" by e^x.
-    with np.errstate(all="ignore"):
-        for alike, most in sweeps:
-            rows += sweep(backend, number_format, alike, spans, limit or most, progress, run)
-        rows += against_definition(backend, number_format, spans, rows)
-        is_short = number_format.dtype.itemsize == 2
-        count = ALL if is_short else LAYOUT_NUMBERS
-        same = partial(
-            agreement, number_format, sample(number_format, spans, min(count, limit or count))
-        )
-        for name, one in judged.items():
-            if not is_short:  # of 16 bits, which are computed in float, the sweep tries products
-                own = partial(implementations.products, one)
-                rows += same(name, one, "its own derivatives", own, OPS[1:])
-            for layout in (implementations.strided, implementations.tails):
-                rows += same(f"{name}, {layout.__name__}", partial(layout, one), name, one)
-        if not on_cuda:
-            rows += same("mish_cuda", installed, name, one)  # the widest, which is installed
+    for alike, most in sweeps:
+        rows += sweep(backend, number_format, alike, spans, limit or most, progress, run)
+    rows += against_definition(backend, number_format, spans, rows)
+    is_short = number_format.dtype.itemsize == 2
+    count = ALL if is_short else LAYOUT_NUMBERS
+    x = sample(number_format, spans, min(count, limit or count))
+    same = partial(agreement, number_format, x)
+    for name, one in judged.items():
+        if not is_short:  # of 16 bits, which are computed in float, the sweep tries products
+            own = partial(implementations.products, one)
+            rows += same(name, one, "its own derivatives", own, OPS[1:])
+        for layout in (implementations.strided, implementations.tails):
+            rows += same(f"{name}, {layout.__name__}", partial(layout, one), name, one)
+    if not on_cuda:
+        rows += same("mish_cuda", installed, name, one)  # the widest, which is installed
     return rows
 
 
@@ -131,6 +130,7 @@ def sweep(
     ]
 
 
+@np.errstate(all="ignore")  # in another process; as `prove`
 def measure(
     backend: str, number_format: Format, alike: Implementations, span: Interval, ordinals: range
 ) -> Measured:
@@ -142,33 +142,29 @@ def measure(
     functions = FUNCTIONS + (OPS[1:] if number_format.dtype.itemsize == 2 else ())
     bounds = {f: required(backend, number_format.name, f) for f in functions}
     found = defaultdict[tuple[str, str], list[Row]](list)
-    for start in range(0, len(ordinals), CHUNK):
-        part = ordinals[start : start + CHUNK]
-        numbers = number_format.numbers(part.start, part.stop, part.step)
-        with np.errstate(all="ignore"):  # for another process; as in `prove`
-            x = number_format.widen(numbers)
-            derivatives = reference.evaluate(x)
-            for function in functions:
-                order = function.count("'")
-                factors, true = [torch.ones_like(numbers)] * order, derivatives[order]
-                if function in OPS:
-                    factors = gradients(number_format, numbers, order)
-                    true = math.prod(map(number_format.widen, factors), start=true)
-                ulps = number_format.ulps(true)
-                # The absolute error from which on ULP count.
-                inside = (b for b in bounds[function] if b.ulp and covers(b, span.low, span.high))
-                allowed = max((bound.absolute for bound in inside), default=0)
-                for name, run in alike.items():
-                    result = number_format.widen(run(*factors, numbers))
-                    off = distance(x, result, true, keeps_sign=order == 0)
-                    found[function, name].append(errors(x, off, ulps, allowed))
+    for numbers in number_format.numbers(ordinals).split(CHUNK):
+        x = number_format.widen(numbers)
+        derivatives = reference.evaluate(x)
+        for function in functions:
+            order = function.count("'")
+            factors, true = [torch.ones_like(numbers)] * order, derivatives[order]
+            if function in OPS:
+                factors = gradients(number_format, numbers, order)
+                true = math.prod(map(number_format.widen, factors), start=true)
+            ulps = number_format.ulps(true)
+            # The absolute error from which on ULP count.
+            inside = (b for b in bounds[function] if b.ulp and covers(b, span.low, span.high))
+            allowed = max((bound.absolute for bound in inside), default=0)
+            for name, run in alike.items():
+                result = number_format.widen(run(*factors, numbers))
+                off = distance(x, result, true, keeps_sign=order == 0)
+                found[function, name].append(errors(x, off, ulps, allowed))
     return {key: together(each) for key, each in found.items()}
 
 
 def sample(number_format: Format, spans: Iterable[Interval], count: int) -> Tensor:
     """About `count` numbers of each interval, evenly spread."""
-    parts = (span.ordinals(count) for span in spans)
-    return torch.cat([number_format.numbers(part.start, part.stop, part.step) for part in parts])
+    return torch.cat([number_format.numbers(span.ordinals(count)) for span in spans])
 
 
 def gradients(number_format: Format, x: Tensor, count: int) -> list[Tensor]:

@@ -249,7 +249,7 @@ COUNTS += " stored_elements checks branches late_loads"
     [
         (FORWARD, ("forward", 4, 2, 2, 0.25, "128", 4, 1, 0, 0)),
         # Small tiles count for late loads alone.
-        (FORWARD + LATE.replace("KindE0", "KindE1"), ("forward", 4, 2, 2, 0.25, "128", 4, 1, 0, 1)),
+        (LATE.replace("KindE0", "KindE1") + FORWARD, ("forward", 4, 2, 2, 0.25, "128", 4, 1, 0, 1)),
         # A branch past the maths: the shortest path, and all paths.
         (
             FORWARD.replace("MUFU.EX2 R8, R8   ", "BRA P1, 0xa0      "),
