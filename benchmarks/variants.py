@@ -77,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
         if 2 * (OPS.index(op) + 2) * size * DTYPES[dtype].itemsize < torch.cuda.mem_get_info()[0]
     ]
     timed = partial(measure, device="cuda", seconds=0, prepare=partial(prepare, kernels))
-    left = args.minutes - (time.monotonic() - start) / 60
-    return record(groups, timed, "cuda", args.command, args.csv, left)
+    left = round(args.minutes - (time.monotonic() - start) / 60, 1)
+    return record(groups, timed, "cuda", args.command, args.csv, max(left, 0.1))
 
 
 def build(toolkit: Toolkit, arch: str, flags: list[str], library: Path) -> Kernel:
