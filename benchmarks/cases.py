@@ -74,6 +74,8 @@ NORM_SHAPES: dict[str, tuple[Shape, ...]] = {
     "GroupNorm": ((64, 512, 16),),
 }
 
+CHOSEN = "chosen"  # among variants of the CUDA kernels: as csrc/cuda/tuning.h says
+
 # The grid for a GPU, the large sizes first: most claims are about them. Two are no multiple of a
 # tile; 65,537 leaves a pack of one element.
 GPU_SIZES = tuple(sorted((65_537, 173_056, *(2**n for n in range(10, 31, 2))), reverse=True))

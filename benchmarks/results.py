@@ -34,14 +34,15 @@ KINDS = {
 }
 # What belongs in the columns of these names, as texts or as numbers; in all others any text does.
 _ONE_OF: dict[str, Iterable[str]] = {
-    "suite": ("kernels", "compiled", "norms", "claims", "gpu", "launch", "networks"),
+    "suite": ("kernels", "compiled", "norms", "claims", "gpu", "launch", "networks", "variants"),
     "dtype": DTYPES,
     "layout": LAYOUTS,
     "formula": ("ours", "plain"),
     "dataset": ("digits", "cifar10", "cifar100"),
     "activation": ("Mish", "Swish", "ReLU", "GELU"),
 }
-_DIRECTIONS = (*KERNEL_DIRECTIONS, "forward out=", "training step", "inference")  # of "speed"
+# Of "speed".
+_DIRECTIONS = (*KERNEL_DIRECTIONS, "double backward", "forward out=", "training step", "inference")
 # A text that is empty or nan is NaN, which fails comparisons other than !=.
 _CHECKS: dict[str, tuple[str, Callable[[pd.Series], pd.Series]]] = {
     "numel threads rounds numbers epoch epochs width batch_size": (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pandas as pd
 
 from benchmarks import claims
-from benchmarks.cases import BLOCKS, COMPILED, DTYPES, GRIDS, PROVIDERS, shape_of
+from benchmarks.cases import BLOCKS, CHOSEN, COMPILED, DTYPES, GRIDS, PROVIDERS, shape_of
 from benchmarks.display import Table, frame, verdict_table
 from benchmarks.units import format_bytes, format_seconds, format_shape, three_digits
 
@@ -33,6 +34,9 @@ F.mish / time of the line. Share: of the step, that the activations take, by com
 network without any (none); a negative one means that the spread (p20 to p80) is larger than the
 share. Peak memory: of a step, gradients included, above weights, optimizer state and input. naive:
 x * tanh(softplus(x)), eager."""
+VARIANTS_NOTE = """\
+Share: time of the fastest variant over that of the chosen figures, the geometric mean of several
+cases."""
 NONE = "none"  # nothing in the activation's place: what a network takes without it
 
 _SHORT = {
@@ -49,7 +53,7 @@ def tables(rows: pd.DataFrame) -> list[Table]:
     verdicts = claims.judge(rows)
     judged = [verdict_table("claims", verdicts, CLAIMS_NOTE)] if verdicts else []
     speeds = (*_kernels(rows), *_memory(rows), *_with_neighbours(rows), *_networks(rows))
-    return [*speeds, *judged]
+    return [*speeds, *_variants(rows), *judged]
 
 
 def shape_text(shape: str) -> str:
@@ -162,6 +166,23 @@ def _networks(rows: pd.DataFrame) -> Iterator[Table]:
         }
         title = f"{network}, input {shape_text(shape)}, {dtype}, CPU threads: {threads}"
         yield Table(title, pd.DataFrame(columns).loc[names], NETWORK_NOTE)
+
+
+def _variants(rows: pd.DataFrame) -> Iterator[Table]:
+    """The fastest variant in each case, and over the cases of small and of large tensors."""
+    rows = rows[rows.suite == "variants"]
+    if rows.empty:
+        return
+    rows = rows.assign(elements=rows.numel.ge(2**20).map({True: "2^20 and more", False: "fewer"}))
+    index = ["direction", "elements", "dtype", "shape"]
+    times = _pivot(rows, "median_s", index, "provider")
+    times = times.dropna(subset=[CHOSEN]).dropna(axis="columns")  # without those that failed
+    shares = np.log(times.div(times[CHOSEN], axis="index"))
+    for names in (index, index[:2]):
+        means = np.exp(shares.groupby(names, sort=False).mean())
+        found = {"fastest": means.idxmin(axis=1), "share": means.min(axis=1).map("{:.3f}".format)}
+        title = f"variants, by {', '.join(names)}"
+        yield Table(title, pd.DataFrame(found).reset_index(), VARIANTS_NOTE, len(names) + 1)
 
 
 def _by_input(wide: pd.DataFrame, columns: dict[str, pd.Series]) -> pd.DataFrame:

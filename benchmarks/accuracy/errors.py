@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from benchmarks.accuracy.numbers import Wide
 from mish_cuda._bounds import Bound, bounds
@@ -24,37 +26,28 @@ LIMITS = Bound(math.nan, math.nan, 0, 0, 0)
 SAME_BITS = Bound(-math.inf, math.inf, 0, 0, 0)
 
 
-class Errors(NamedTuple):
-    """Columns of a file of results: the largest error of so many results in ULP of the true value,
-    the largest absolute one, the arguments of both, and how many results are correctly rounded.
-
-    NaN instead of a number, or something else instead of NaN or infinity, is an infinite error.
-    """
-
-    tried: int
-    ulp: float
-    ulp_at: float
-    absolute: float
-    absolute_at: float
-    correct: int
-
-
-def errors(x: Wide, absolute: Wide, ulps: Wide | float, allowance: float = 0) -> Errors:
+def errors(x: Wide, absolute: Wide, ulps: Wide | float, allowance: float = 0) -> Row:
     """The errors of results for x that are off by `absolute`, with units as `Format.ulps` says.
 
     ULP count from an absolute error of `allowance` on.
+
+    Returns:
+        Columns of a file of results: how many results, the largest error in ULP of the true value,
+        the largest absolute one, the arguments of both, and how many are correctly rounded.
     """
     ulp = absolute * ulps
     correct = int(np.count_nonzero(ulp <= 0.5))
     if allowance:
         ulp = np.maximum(absolute - allowance, 0) * ulps
-    at, there = ulp.argmax(), absolute.argmax()
-    largest, most = float(ulp[at]), float(absolute[there])
-    return Errors(x.size, largest, float(x[at]), most, float(x[there]), correct)
+    largest: Row = {"tried": x.size, "correct": correct}
+    for name, error in (("ulp", ulp), ("absolute", absolute)):
+        at = error.argmax()
+        largest |= {name: float(error[at]), f"{name}_at": float(x[at])}
+    return largest
 
 
 def distance(x: Wide, result: Wide, true: Wide, keeps_sign: bool = False) -> Wide:
-    """How far results for x are from the true values.
+    """How far results for x are from the true values: infinitely where NaN or infinity is wrong.
 
     With `keeps_sign` a result has to have the sign of its argument, zeros included; else that is an
     infinite error.
@@ -69,30 +62,30 @@ def distance(x: Wide, result: Wide, true: Wide, keeps_sign: bool = False) -> Wid
     return absolute
 
 
-def row(*names: str, found: Errors, low: float = -math.inf, high: float = math.inf) -> Row:
+def row(*names: str, errors: Row, low: float = -math.inf, high: float = math.inf) -> Row:
     """A row of a file of results, of x from `low` to `high`, of which all numbers were tried.
 
     The names are those of function, implementation, dtype and reference.
     """
     columns = ("function", "implementation", "dtype", "reference")
-    ends = {"low": low, "high": high, "numbers": found.tried}
-    return {**dict(zip(columns, names, strict=True)), **ends, **found._asdict()}
+    ends = {"low": low, "high": high, "numbers": errors["tried"]}
+    return {**dict(zip(columns, names, strict=True)), **ends, **errors}
 
 
-def together(found: Iterable[Any]) -> Errors:
-    """The errors of several sets of results: `Errors`, or rows of a file, which have the same."""
-    found = list(found)
-    ulp = max(found, key=lambda errors: errors.ulp)
-    absolute = max(found, key=lambda errors: errors.absolute)
-    tried, correct = (sum(getattr(each, name) for each in found) for name in ("tried", "correct"))
-    return Errors(tried, ulp.ulp, ulp.ulp_at, absolute.absolute, absolute.absolute_at, correct)
+def together(several: Sequence[Row]) -> Row:
+    """The errors of several sets of results."""
+    found = {name: sum(each[name] for each in several) for name in ("tried", "correct")}
+    for error in ("ulp", "absolute"):
+        worst = max(several, key=itemgetter(error))
+        found |= {name: worst[name] for name in (error, f"{error}_at")}
+    return found
 
 
-def keep(found: Errors, bound: Bound) -> bool:
+def keep(rows: pd.DataFrame, bound: Bound) -> bool:
     """Whether errors that were counted in ULP beyond the bound's absolute part keep it."""
     if bound.correct:
-        return found.correct >= bound.correct * found.tried
-    return found.ulp <= bound.ulp if bound.ulp else found.absolute <= bound.absolute
+        return bool(rows.correct.sum() >= bound.correct * rows.tried.sum())
+    return bool(rows.ulp.max() <= bound.ulp if bound.ulp else rows.absolute.max() <= bound.absolute)
 
 
 def required(backend: str, dtype: str, function: str) -> list[Bound]:

@@ -32,22 +32,17 @@ def kernels() -> Implementations:
     }
 
 
-def on_device(device: str, run: Run, *operands: Tensor) -> Tensor:
-    """`run` there, of operands on the CPU."""
-    return run(*(operand.to(device) for operand in operands)).detach().cpu()
-
-
-def registered(*operands: Tensor) -> Tensor:
+def registered(device: str, *operands: Tensor) -> Tensor:
     """The ops that mish_cuda registers; on CUDA these are the kernels to be judged."""
     ops: Any = torch.ops.mish_cuda
     op = (ops.mish, ops.mish_backward, ops.mish_double_backward)[len(operands) - 1]
-    result: Tensor = op(*operands)
+    result: Tensor = op(*(operand.to(device) for operand in operands)).cpu()
     return result
 
 
-def native(*operands: Tensor) -> Tensor:
+def native(device: str, *operands: Tensor) -> Tensor:
     """F.mish, aten.mish_backward and what autograd makes of both."""
-    *gradients, x = operands
+    *gradients, x = (operand.to(device) for operand in operands)
     with torch.enable_grad():
         x = x.clone().requires_grad_()
         result = F.mish(x)
@@ -55,7 +50,7 @@ def native(*operands: Tensor) -> Tensor:
             # Without a graph, which the last derivative needs not, autograd calls mish_backward.
             graph = len(gradients) > 1
             (result,) = torch.autograd.grad(result, x, gradients.pop(), create_graph=graph)
-    return result
+    return result.detach().cpu()
 
 
 def strided(run: Run, *operands: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import product
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mish_cuda
-from benchmarks.accuracy.errors import NATIVE, WITH_FLOAT64, Errors, Row, distance, errors, row
+from benchmarks.accuracy.errors import NATIVE, WITH_FLOAT64, Row, distance, errors, row
 from benchmarks.cases import DTYPES
 
 OURS = "mish_cuda"
@@ -21,10 +21,11 @@ SHAPES = ((6, 8, 16), (16, 8, 64, 64), (1, 8, 2**17))
 DEVIATION, GROUPS = 2.0, 4
 MEANS = {"fp32": (0.5, 1e4), "bf16": (0.5,), "fp16": (0.5,)}  # of fp64 there is no wider format
 
+Function = Callable[..., Tensor]
 # From the input, running mean and variance, weight and bias.
-_NORMS: dict[str, dict[str, Callable[..., Tensor]]] = {
+NORMS: dict[str, dict[str, Function]] = {
     "BatchNorm": {
-        OURS: lambda *tensors: mish_cuda.batch_norm_mish(*tensors, training=True, momentum=1),  # type: ignore[misc]
+        OURS: partial(mish_cuda.batch_norm_mish, training=True, momentum=1),
         NATIVE: lambda *tensors: F.mish(F.batch_norm(*tensors, training=True, momentum=1)),  # type: ignore[misc]
     },
     "GroupNorm": {
@@ -41,43 +42,39 @@ def rows(device: str) -> Iterator[Row]:
     Both are compared with torch's in float64. ULP are those of the largest true value: sums of
     terms of either sign lose what small results would keep.
     """
-    for (dtype, means), (norm, functions), shape in product(MEANS.items(), _NORMS.items(), SHAPES):
+    for (dtype, means), (norm, functions), shape in product(MEANS.items(), NORMS.items(), SHAPES):
         for mean in means:
-            tensors = _inputs(shape, mean, DTYPES[dtype], device)
-            exact = _results(functions[NATIVE], [t.double() for t in tensors])
-            for name, run in functions.items():
-                for what, got in _results(run, tensors).items():
-                    function, found = f"{what} of {norm} and Mish", _errors(got, exact[what])
-                    names = (function, name, dtype, WITH_FLOAT64)
-                    yield row(*names, found=found, low=mean, high=mean)
+            tensors = inputs(shape, mean, DTYPES[dtype], device)
+            exact = results(functions[NATIVE], [t.double() for t in tensors])
+            for name, function in functions.items():
+                for what, got in results(function, tensors).items():
+                    names = (f"{what} of {norm} and Mish", name, dtype, WITH_FLOAT64)
+                    yield row(*names, errors=_errors(got, exact[what]), low=mean, high=mean)
 
 
-def _inputs(
-    shape: tuple[int, ...], mean: float, dtype: torch.dtype, device: str
-) -> tuple[Tensor, ...]:
-    """x, the gradient of the result, weight and bias, the latter in float32."""
+def inputs(shape: tuple[int, ...], mean: float, dtype: torch.dtype, device: str) -> list[Tensor]:
+    """x, the gradient of the result, weight and bias, the latter in float32 or wider."""
     generator = torch.Generator().manual_seed(0)
+    x, g, *parameters = (
+        torch.randn(size, generator=generator, dtype=torch.float64) * DEVIATION
+        for size in (shape, shape, shape[1:2], shape[1:2])
+    )
+    wide = torch.promote_types(dtype, torch.float32)
+    both = (tensor.to(device, dtype) for tensor in (x + mean, g))
+    return [*both, *(tensor.to(device, wide) for tensor in parameters)]
 
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64) * DEVIATION
 
-    x, g = draw(*shape) + mean, draw(*shape)
-    parameters = (draw(shape[1]).float().to(device) for _ in range(2))
-    return x.to(device, dtype), g.to(device, dtype), *parameters
-
-
-def _results(function: Callable[..., Tensor], tensors: Any) -> dict[str, Tensor]:
+def results(function: Function, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The value, the gradients and, of a BatchNorm, the statistics."""
     x, g, weight, bias = (tensor.detach().clone().requires_grad_() for tensor in tensors)
-    statistics = [torch.zeros_like(weight, requires_grad=False) for _ in range(2)]
-    y = function(x, *statistics, weight, bias)
+    mean, variance = (torch.zeros_like(weight, requires_grad=False) for _ in range(2))
+    y = function(x, mean, variance, weight, bias)
     gradients = torch.autograd.grad(y, (x, weight, bias), g.detach())
     found = dict(zip(("value", "dx", "dweight", "dbias"), (y.detach(), *gradients), strict=True))
-    if statistics[1].any():  # not of a GroupNorm
-        found |= {"mean": statistics[0], "variance": statistics[1]}
-    return found
+    return found | ({"mean": mean, "variance": variance} if variance.any() else {})
 
 
-def _errors(got: Tensor, true: Tensor) -> Errors:
+def _errors(got: Tensor, true: Tensor) -> Row:
     result, exact = (tensor.double().cpu().numpy().ravel() for tensor in (got, true))
     unit = torch.finfo(got.dtype).eps * np.abs(exact).max()
     nowhere = np.full_like(exact, np.nan)

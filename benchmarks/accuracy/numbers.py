@@ -36,11 +36,11 @@ class Format:
         self.wide = wide
         self.reference = reference  # the name of `wide` in files of results
 
-    def numbers(self, first: int, stop: int, step: int = 1) -> Tensor:
-        """The numbers with these ordinals, up to but not including `stop`."""
-        # Not arange to `stop`, which may be one too many for an int64.
-        ordinals = torch.arange(len(range(first, stop, step))) * step + first
-        return self._reorder(ordinals.to(self.bits)).view(self.dtype)
+    def numbers(self, ordinals: range) -> Tensor:
+        """The numbers with these ordinals."""
+        # Not arange to the end of them, which may be one too many for an int64.
+        found = torch.arange(len(ordinals)) * ordinals.step + ordinals.start
+        return self._reorder(found.to(self.bits)).view(self.dtype)
 
     def ordinal(self, value: float) -> int:
         """The ordinal of the largest number not above `value`."""
@@ -100,8 +100,8 @@ def intervals(number_format: Format, edges: Iterable[float]) -> list[Interval]:
     ends = sorted({edge or -0.0 for edge in edges})
     infinity, largest = number_format.ordinal(math.inf), number_format.largest
     cuts = [-infinity, *(number_format.ordinal(edge) + 1 for edge in ends), infinity]
-    finite = zip(pairwise([-math.inf, *ends, math.inf]), pairwise(cuts), strict=True)
+    values = [-math.inf, *ends, math.inf]
+    finite = [Interval(*x, *pair) for x, pair in zip(pairwise(values), pairwise(cuts), strict=True)]
     beyond = (-largest - 1, -infinity - 1, -infinity), (infinity, infinity + 1, largest + 1)
-    others = (((math.nan, math.nan), pair) for cuts in beyond for pair in pairwise(cuts))
-    spans = (Interval(*values, *ordinals) for values, ordinals in (*finite, *others))
-    return [span for span in spans if span.first < span.stop]
+    others = [Interval(math.nan, math.nan, *pair) for cuts in beyond for pair in pairwise(cuts)]
+    return [span for span in (*finite, *others) if span.first < span.stop]

@@ -17,7 +17,6 @@ from benchmarks.accuracy.errors import (
     DEFINITION,
     LARGEST_GRADIENT,
     NATIVE,
-    Errors,
     Row,
     covers,
     distance,
@@ -26,7 +25,7 @@ from benchmarks.accuracy.errors import (
     row,
     together,
 )
-from benchmarks.accuracy.implementations import Implementations
+from benchmarks.accuracy.implementations import Implementations, Run
 from benchmarks.accuracy.numbers import FP32, FP64, Format, Interval, intervals
 from benchmarks.smoke import same_bits
 from mish_cuda._textbook import FUNCTIONS
@@ -49,7 +48,7 @@ _HARD_POINTS = (
     *(0.0, -1.1924312145154952, -2.2563763963607931, 1.4905711794854285),
 )
 
-Measured = dict[tuple[str, str], Errors]  # by function and implementation
+Measured = dict[tuple[str, str], Row]  # errors by function and implementation
 Map = Callable[..., Iterable[Measured]]  # map, or that of an executor
 
 
@@ -67,41 +66,38 @@ def cut(backend: str, number_format: Format) -> list[Interval]:
     return intervals(number_format, edges)
 
 
+# "invalid" is raised by signalling NaN among the arguments, "over" and "under" by e^x.
+@np.errstate(all="ignore")
 def prove(
     device: str, number_format: Format, progress: Progress, limit: int | None = None, run: Map = map
 ) -> list[Row]:
     """The rows of one format: at most `limit` numbers of each interval, or as many as usual."""
     on_cuda = device.startswith("cuda")
-    backend = "cuda" if on_cuda else "cpu"
-    there = partial(partial, implementations.on_device, device)
-    installed: Implementations = {
-        "cuda" if on_cuda else "mish_cuda": there(implementations.registered)
-    }
-    native: Implementations = {NATIVE: there(implementations.native)}
-    judged = installed if on_cuda else implementations.kernels()
+    backend, name = ("cuda", "cuda") if on_cuda else ("cpu", "mish_cuda")
+    installed = partial(implementations.registered, device)
+    judged: Implementations = {name: installed} if on_cuda else implementations.kernels()
+    native: Implementations = {NATIVE: partial(implementations.native, device)}
     usual = LIMIT_FP64 if number_format is FP64 else ALL
     sweeps = [({**judged, **native}, usual)]
     if number_format is FP32:
         sweeps = [(judged, usual), (native, LIMIT_NATIVE)]
     spans = cut(backend, number_format)
     rows: list[Row] = []
-    # "invalid" is raised by signalling NaN among the arguments, "over" and "under" by e^x.
-    with np.errstate(all="ignore"):
-        for alike, most in sweeps:
-            rows += sweep(backend, number_format, alike, spans, limit or most, progress, run)
-        rows += against_definition(backend, number_format, spans, rows)
-        is_short = number_format.dtype.itemsize == 2
-        count = ALL if is_short else LAYOUT_NUMBERS
-        x = sample(number_format, spans, min(count, limit or count))
-        same = partial(agreement, number_format, x)
-        for name, one in judged.items():
-            if not is_short:  # of 16 bits, which are computed in float, the sweep tries products
-                own = partial(implementations.products, one)
-                rows += same({name: one}, "its own derivatives", own, OPS[1:])
-            for layout in (implementations.strided, implementations.tails):
-                rows += same({f"{name}, {layout.__name__}": partial(layout, one)}, name, one)
-        if not on_cuda:
-            rows += same(installed, name, one)  # the widest, which is the one that is installed
+    for alike, most in sweeps:
+        rows += sweep(backend, number_format, alike, spans, limit or most, progress, run)
+    rows += against_definition(backend, number_format, spans, rows)
+    is_short = number_format.dtype.itemsize == 2
+    count = ALL if is_short else LAYOUT_NUMBERS
+    x = sample(number_format, spans, min(count, limit or count))
+    same = partial(agreement, number_format, x)
+    for name, one in judged.items():
+        if not is_short:  # of 16 bits, which are computed in float, the sweep tries products
+            own = partial(implementations.products, one)
+            rows += same(name, one, "its own derivatives", own, OPS[1:])
+        for layout in (implementations.strided, implementations.tails):
+            rows += same(f"{name}, {layout.__name__}", partial(layout, one), name, one)
+    if not on_cuda:
+        rows += same("mish_cuda", installed, name, one)  # the widest, which is installed
     return rows
 
 
@@ -115,27 +111,26 @@ def sweep(
     run: Map = map,
 ) -> list[Row]:
     """The errors of each implementation, on at most `limit` numbers of each interval."""
-    pieces = [
-        (span, ordinals[start : start + PIECE])
-        for span in spans
-        for ordinals in [span.ordinals(limit)]
-        for start in range(0, len(ordinals), PIECE)
-    ]
-    measured = run(partial(measure, backend, number_format, alike), *zip(*pieces, strict=True))
+    jobs = []
+    for span in spans:
+        ordinals = span.ordinals(limit)
+        jobs += [(span, ordinals[at : at + PIECE]) for at in range(0, len(ordinals), PIECE)]
+    measured = run(partial(measure, backend, number_format, alike), *zip(*jobs, strict=True))
     name = f"{number_format.name}: {', '.join(alike)}"
-    found = defaultdict[tuple[Interval, tuple[str, str]], list[Errors]](list)
-    tracked = progress.track(measured, total=len(pieces), description=name)
-    for (span, _), piece in zip(pieces, tracked, strict=True):
+    tracked = progress.track(measured, total=len(jobs), description=name)
+    found = defaultdict[tuple[Interval, tuple[str, str]], list[Row]](list)
+    for (span, _), piece in zip(jobs, tracked, strict=True):
         for key, each in piece.items():
             found[span, key].append(each)
     names = (number_format.name, number_format.reference)
     return [
-        row(*key, *names, found=together(each), low=span.low, high=span.high)
+        row(*key, *names, errors=together(each), low=span.low, high=span.high)
         | {"numbers": span.stop - span.first}
         for (span, key), each in found.items()
     ]
 
 
+@np.errstate(all="ignore")  # in another process; as `prove`
 def measure(
     backend: str, number_format: Format, alike: Implementations, span: Interval, ordinals: range
 ) -> Measured:
@@ -146,34 +141,30 @@ def measure(
     """
     functions = FUNCTIONS + (OPS[1:] if number_format.dtype.itemsize == 2 else ())
     bounds = {f: required(backend, number_format.name, f) for f in functions}
-    found = defaultdict[tuple[str, str], list[Errors]](list)
-    for start in range(0, len(ordinals), CHUNK):
-        part = ordinals[start : start + CHUNK]
-        numbers = number_format.numbers(part.start, part.stop, part.step)
-        with np.errstate(all="ignore"):  # for another process; as in `prove`
-            x = number_format.widen(numbers)
-            derivatives = reference.evaluate(x)
-            for function in functions:
-                order = function.count("'")
-                factors, true = [torch.ones_like(numbers)] * order, derivatives[order]
-                if function in OPS:
-                    factors = gradients(number_format, numbers, order)
-                    true = math.prod(map(number_format.widen, factors), start=true)
-                ulps = number_format.ulps(true)
-                # The absolute error from which on ULP count.
-                inside = (b for b in bounds[function] if b.ulp and covers(b, span.low, span.high))
-                allowed = max((bound.absolute for bound in inside), default=0)
-                for name, run in alike.items():
-                    result = number_format.widen(run(*factors, numbers))
-                    off = distance(x, result, true, keeps_sign=order == 0)
-                    found[function, name].append(errors(x, off, ulps, allowed))
+    found = defaultdict[tuple[str, str], list[Row]](list)
+    for numbers in number_format.numbers(ordinals).split(CHUNK):
+        x = number_format.widen(numbers)
+        derivatives = reference.evaluate(x)
+        for function in functions:
+            order = function.count("'")
+            factors, true = [torch.ones_like(numbers)] * order, derivatives[order]
+            if function in OPS:
+                factors = gradients(number_format, numbers, order)
+                true = math.prod(map(number_format.widen, factors), start=true)
+            ulps = number_format.ulps(true)
+            # The absolute error from which on ULP count.
+            inside = (b for b in bounds[function] if b.ulp and covers(b, span.low, span.high))
+            allowed = max((bound.absolute for bound in inside), default=0)
+            for name, run in alike.items():
+                result = number_format.widen(run(*factors, numbers))
+                off = distance(x, result, true, keeps_sign=order == 0)
+                found[function, name].append(errors(x, off, ulps, allowed))
     return {key: together(each) for key, each in found.items()}
 
 
 def sample(number_format: Format, spans: Iterable[Interval], count: int) -> Tensor:
     """About `count` numbers of each interval, evenly spread."""
-    parts = (span.ordinals(count) for span in spans)
-    return torch.cat([number_format.numbers(part.start, part.stop, part.step) for part in parts])
+    return torch.cat([number_format.numbers(span.ordinals(count)) for span in spans])
 
 
 def gradients(number_format: Format, x: Tensor, count: int) -> list[Tensor]:
@@ -189,20 +180,19 @@ def gradients(number_format: Format, x: Tensor, count: int) -> list[Tensor]:
 def agreement(
     number_format: Format,
     x: Tensor,
-    alike: Implementations,
+    name: str,
+    run: Run,
     other: str,
-    expected: implementations.Run,
+    expected: Run,
     ops: Sequence[str] = OPS,
 ) -> Iterator[Row]:
-    """Whether implementations give the bits of another; any difference is an infinite error."""
+    """Whether an implementation gives the bits of another; a difference is an infinite error."""
     wide = number_format.widen(x)
     for op in ops:
         operands = [*gradients(number_format, x, OPS.index(op)), x]
-        right = expected(*operands)
-        for name, run in alike.items():
-            same = same_bits(run(*operands), right).numpy()
-            found = errors(wide, np.where(same, 0.0, np.inf), 1)
-            yield row(op, name, number_format.name, other, found=found)
+        same = same_bits(run(*operands), expected(*operands)).numpy()
+        found = errors(wide, np.where(same, 0.0, np.inf), 1)
+        yield row(op, name, number_format.name, other, errors=found)
 
 
 def against_definition(
@@ -223,4 +213,4 @@ def against_definition(
             inside = (x > bound.low) & (x <= bound.high)
             if inside.any() and not bound.correct:
                 found = errors(x[inside], off[inside], number_format.ulps(values[inside]))
-                yield row(*names, found=found, low=bound.low, high=bound.high)
+                yield row(*names, errors=found, low=bound.low, high=bound.high)

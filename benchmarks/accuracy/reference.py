@@ -15,8 +15,6 @@ import numpy as np
 from benchmarks.accuracy.numbers import Wide
 from mish_cuda._textbook import derivatives
 
-DIGITS = 40
-
 
 def evaluate(x: Wide) -> tuple[Wide, Wide, Wide]:
     """f, f' and f'' in the format of `x`; their limits at infinity, NaN for NaN."""
@@ -25,19 +23,13 @@ def evaluate(x: Wide) -> tuple[Wide, Wide, Wide]:
     return np.where(x > edge, x, value), slope, curvature
 
 
-def definition(x: float, order: int) -> mpmath.mpf:
-    """The derivative of f of that order, good to 30 digits."""
+def error(x: float, value: np.floating[Any], order: int) -> float:
+    """How far a value, maybe a long double, is from the derivative of f of that order at x."""
 
     def mish(x: mpmath.mpf) -> mpmath.mpf:
         return x * mpmath.tanh(mpmath.log1p(mpmath.exp(x)))
 
-    with mpmath.workdps(DIGITS):
-        return mpmath.diff(mish, mpmath.mpf(x), order) if order else mish(mpmath.mpf(x))
-
-
-def error(x: float, value: np.floating[Any], order: int) -> float:
-    """How far a value, maybe a long double, is from the definition."""
     high = float(value)
-    with mpmath.workdps(DIGITS):
+    with mpmath.workdps(40):  # good to 30 digits
         known = mpmath.mpf(high) + float(value - high)
-        return float(abs(known - definition(float(x), order)))
+        return float(abs(known - mpmath.diff(mish, float(x), order)))

@@ -14,11 +14,9 @@ from benchmarks.accuracy.errors import (
     SAME_BITS,
     WIDER,
     WITH_FLOAT64,
-    Errors,
     covers,
     keep,
     required,
-    together,
 )
 from benchmarks.display import Table, Verdict, frame, yes_no
 from mish_cuda._bounds import Bound
@@ -32,6 +30,7 @@ be within a hundredth of the bound. Norms: in ULP of the largest true value, of 
 with this mean and a deviation of 2; ours may be off by as much as torch's norm and F.mish,
 and one ULP."""
 JUDGES = (*WIDER, DEFINITION, WITH_FLOAT64)
+_KEY = ["dtype", "function", "reference"]
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:
@@ -54,16 +53,16 @@ def tables(rows: pd.DataFrame) -> list[Table]:
 
 def judge(rows: pd.DataFrame) -> list[Verdict]:
     """One verdict for each bound and implementation, but F.mish, of which nothing is required."""
-    return [
-        Verdict(
-            f"{r.function}, {r.dtype}, x {region(r.bound)}, {r.implementation}",
-            str(r.bound) or "exact",
-            ", ".join(filter(None, _figures(r, r.bound))),
-            keep(r, r.bound),
-        )
-        for r in _judged(rows).itertuples()
-        if r.implementation != NATIVE
-    ]
+    judged = _with_bounds(rows)
+    judged = judged[judged.implementation != NATIVE]
+    verdicts = []
+    for key, group in judged.groupby([*_KEY, "place", "implementation"], sort=False):
+        dtype, function, *_, name = key
+        bound = group.bound.iloc[0]
+        measured = ", ".join(filter(None, _figures(group, bound)))
+        subject = f"{function}, {dtype}, x {region(bound)}, {name}"
+        verdicts.append(Verdict(subject, str(bound) or "exact", measured, keep(group, bound)))
+    return verdicts
 
 
 def region(bound: Bound) -> str:
@@ -73,25 +72,20 @@ def region(bound: Bound) -> str:
     if low == high:
         return f"of mean {low:g}"
     if math.isinf(low):
-        return "finite" if math.isinf(high) else f"<= {high:g}"
-    if math.isinf(high):
-        return f"> {low:g}" if low else ">= 0"
-    return f"{low:g} to {high:g}"
+        return "finite" if math.isinf(high) else f"to {high:g}"
+    return f"from {low:g}" if math.isinf(high) else f"{low:g} to {high:g}"
 
 
-def _judged(rows: pd.DataFrame) -> pd.DataFrame:
-    """The errors of each implementation in the region of each bound, beside that bound; `place` is
-    the bound's among those of the function."""
+def _with_bounds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each row beside the bound of the region that it lies in, and again for any other of these;
+    `place` is the bound's among those of the function."""
     backend = "cuda" if (rows.implementation == "cuda").any() else "cpu"
-    keys = ["dtype", "function", "reference"]
     found = []
-    for key, group in rows.groupby(keys, sort=False):
-        dtype, function, reference = key
+    for (dtype, function, reference), group in rows.groupby(_KEY, sort=False):
         for place, bound in enumerate(_bounds(backend, dtype, function, reference, group)):
             inside = [covers(bound, *ends) for ends in zip(group.low, group.high, strict=True)]
-            for name, each in group[inside].groupby("implementation", sort=False):
-                found.append((*key, place, bound, name, *together(each.itertuples())))
-    return pd.DataFrame(found, columns=[*keys, "place", "bound", "implementation", *Errors._fields])
+            found.append(group[inside].assign(place=place, bound=bound))
+    return pd.concat(found)
 
 
 def _bounds(
@@ -112,27 +106,26 @@ def _bounds(
 
 def _lines(rows: pd.DataFrame) -> Iterator[tuple[str, ...]]:
     """One for each region, of ours, F.mish and the reference."""
-    judged = _judged(rows[rows.reference.isin(JUDGES)])
-    for (dtype, function, _), group in judged.groupby(["dtype", "function", "place"], sort=False):
+    rows = _with_bounds(rows[rows.reference.isin(JUDGES)])
+    for (dtype, function, _), group in rows.groupby(["dtype", "function", "place"], sort=False):
         known, native = group.reference == DEFINITION, group.implementation == NATIVE
-        if known.all():
-            continue
         bound, ours = group.bound[~known].iloc[0], group[~known & ~native]
         worst, theirs, reference = (
-            _figures(together(some.itertuples()), bound) if len(some) else ("", "", "")
+            _figures(some, bound) if len(some) else ("", "", "")
             for some in (ours, group[native], group[known])
         )
-        ok = yes_no(all(keep(r, bound) for r in ours.itertuples())) if len(ours) else ""
+        ok = yes_no(all(keep(one, bound) for _, one in ours.groupby("implementation")))
         names = (f"{function}, {dtype}", region(bound), str(bound) or "exact")
         yield (*names, *worst, ok, *theirs, reference[0])
 
 
-def _figures(errors: Errors, bound: Bound) -> tuple[str, str, str]:
+def _figures(rows: pd.DataFrame, bound: Bound) -> tuple[str, str, str]:
     """The error that the bound is about, where it is, and the share that is correctly rounded."""
     # Never 100 % where one is missing.
-    right = f"{math.floor(1e4 * errors.correct / errors.tried) / 1e4:.2%}"
+    right = f"{math.floor(1e4 * rows.correct.sum() / rows.tried.sum()) / 1e4:.2%}"
     if bound.correct:
         return "", "", right
-    error, at = (errors.ulp, errors.ulp_at) if bound.ulp else (errors.absolute, errors.absolute_at)
-    unit = " ULP" if bound.ulp else ""
-    return f"{error:.3g}{unit}", "" if math.isnan(at) else f"{at:.6g}", right
+    name, unit = ("ulp", " ULP") if bound.ulp else ("absolute", "")
+    worst = rows.loc[rows[name].idxmax()]
+    at = worst[f"{name}_at"]
+    return f"{worst[name]:.3g}{unit}", "" if math.isnan(at) else f"{at:.6g}", right

@@ -14,17 +14,23 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from itertools import chain, product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import build_config
 from benchmarks.arguments import Refused
-from benchmarks.sass.listing import WIDE, Body, analyse, parse
+from benchmarks.cases import DTYPES
+from benchmarks.sass.listing import WIDE, analyse, parse
 from csrc.cuda import nvcc
 from csrc.cuda.nvcc import Toolkit
 
 CSRC = Path(__file__).parents[2] / "csrc"
 SOURCE, NORM_SOURCE = CSRC / "cuda/mish_kernels.cu", CSRC / "cuda/norm_kernels.cu"
-PLAIN_HEADERS = Path(__file__).with_name("plain")
+# Of csrc/mish_math.h, and of plain/mish_math.h, which is found first: PyTorch lets nvcc fuse, and
+# knows no pairs of floats.
+FLAGS = {
+    "ours": build_config.NVCC_FLAGS,
+    "plain": [f"-I{Path(__file__).with_name('plain')}", "-O3", "-DMISH_PAIRS=0"],
+}
 
 Row = dict[str, Any]
 _REPORT = re.compile(
@@ -34,32 +40,21 @@ _REPORT = re.compile(
 )
 # By the mangled name of the type.
 _DTYPES = {"f": "fp32", "13__nv_bfloat16": "bf16", "6__half": "fp16", "d": "fp64"}
-ITEM_BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp64": 64}
-FORMULAS = ("ours", "plain")  # csrc/mish_math.h and plain/mish_math.h
-
-# With N = 1, for unaligned tensors, a kernel has no vector body. First
-# mish::cuda::dense<Op, T, Kind, N>: large tiles and small ones.
-_DENSE = re.compile(rf"5denseILNS_2OpE(\d)E({'|'.join(_DTYPES)})LNS0_4KindE(\d)ELi(?!1E)\d+E")
-_LARGE = "0"
-# mish::cuda::apply<T, N> and others. The sums of reduce are doubles, not packs.
-_NORM = re.compile(rf"cuda\d(apply|reduce|finish)I({'|'.join(_DTYPES)})Li(?!1E)\d+E")
-# By the value of mish::Op, or the name of the kernel.
-DIRECTIONS = {
-    "0": "forward",
-    "1": "backward",
-    "2": "double backward",
-    "apply": "norm forward",
-    "reduce": "norm sums",
-    "finish": "norm backward",
+# The direction and the tensors that it reads, by the value of mish::Op or a norm's kernel.
+KERNELS = {
+    "0": ("forward", 1),
+    "1": ("backward", 2),
+    "2": ("double backward", 3),
+    "apply": ("norm forward", 1),
+    "reduce": ("norm sums", 2),
+    "finish": ("norm backward", 2),
 }
-INPUTS = dict(zip(DIRECTIONS.values(), (1, 2, 3, 1, 2, 2), strict=True))  # tensors that it reads
-
-
-class Resources(NamedTuple):
-    """What ptxas reports of a kernel."""
-
-    registers: int
-    spill_bytes: int
+# mish::cuda::dense<Op, T, Kind, N>, for large tiles (Kind 0) and small ones, or apply<T, N> and
+# others. With N = 1, for unaligned tensors, a kernel has no vector body.
+_NAME = re.compile(
+    r"(?:5denseILNS_2OpE(?P<op>\d)E|cuda\d(?P<norm>apply|reduce|finish)I)"
+    rf"(?P<dtype>{'|'.join(_DTYPES)})(?:LNS0_4KindE(?P<kind>\d)E)?Li(?!1E)\d+E"
+)
 
 
 def find_toolkit(archs: Sequence[str], major: str = "") -> Toolkit:
@@ -97,21 +92,22 @@ def count_all(toolkit: Toolkit, cuobjdump: str, archs: Sequence[str]) -> list[Ro
     from both formulas."""
 
     def count(arch: str, formula: str, source: Path) -> list[Row]:
-        plain = formula == "plain"
-        # PyTorch lets nvcc fuse, and knows no pairs of floats.
-        flags = ["-O3", "-DMISH_PAIRS=0"] if plain else build_config.NVCC_FLAGS
-        # The first mish_math.h that is found is taken.
-        includes = [*([PLAIN_HEADERS] if plain else []), CSRC, *toolkit.include_dirs]
         with tempfile.TemporaryDirectory() as scratch:
-            cubin = str(Path(scratch, "kernels.cubin"))
-            arguments = [*flags, *(f"-I{folder}" for folder in includes), "-o", cubin]
-            arguments += ["-cubin", f"-arch=sm_{arch}", "-Xptxas=-v", str(source)]
-            report = output_of(str(toolkit.root / "bin/nvcc"), *arguments)
-            return rows(arch, formula, output_of(cuobjdump, "-sass", cubin), read_report(report))
+            cubin = Path(scratch, "kernels.cubin")
+            report = run_nvcc(toolkit, arch, source, cubin, "-cubin", "-Xptxas=-v", *FLAGS[formula])
+            listing = output_of(cuobjdump, "-sass", str(cubin))
+            return rows(arch, formula, listing, read_report(report))
 
-    jobs = [*product(archs, FORMULAS, [SOURCE]), *product(archs, ["ours"], [NORM_SOURCE])]
+    jobs = [*product(archs, FLAGS, [SOURCE]), *product(archs, ["ours"], [NORM_SOURCE])]
     with ThreadPoolExecutor() as pool:
         return list(chain.from_iterable(pool.map(count, *zip(*jobs, strict=True))))
+
+
+def run_nvcc(toolkit: Toolkit, arch: str, source: Path, output: Path, *flags: str) -> str:
+    """Compiles a source of csrc; returns what nvcc prints."""
+    folders = (f"-I{folder}" for folder in (CSRC, *toolkit.include_dirs))
+    files = (str(source), "-o", str(output))
+    return output_of(str(toolkit.root / "bin/nvcc"), *flags, *folders, f"-arch=sm_{arch}", *files)
 
 
 def output_of(*command: str) -> str:
@@ -121,15 +117,17 @@ def output_of(*command: str) -> str:
     return done.stdout + done.stderr  # ptxas reports to stderr
 
 
-def read_report(report: str) -> dict[str, Resources]:
-    """The resources that `ptxas -v` reports of each kernel, by its mangled name."""
+def read_report(report: str) -> dict[str, dict[str, int]]:
+    """Two columns of each kernel that `ptxas -v` reports of, by its mangled name."""
     return {
-        name: Resources(int(registers), int(stores) + int(loads))
+        name: {"registers": int(registers), "spill_bytes": int(stores) + int(loads)}
         for name, stores, loads, registers in _REPORT.findall(report)
     }
 
 
-def rows(arch: str, formula: str, listing: str, report: Mapping[str, Resources]) -> list[Row]:
+def rows(
+    arch: str, formula: str, listing: str, report: Mapping[str, Mapping[str, int]]
+) -> list[Row]:
     """The rows of the kernels with a vector body in a disassembly; `report` is by mangled name.
 
     Of dense kernels the counts are those of large tiles, the late loads those of both tiles. Of
@@ -140,45 +138,21 @@ def rows(arch: str, formula: str, listing: str, report: Mapping[str, Resources])
     """
     found, late = {}, Counter[tuple[str, str]]()
     for name, instructions in parse(listing).items():
-        dense = _DENSE.search(name)
-        match = dense or _NORM.search(name)
-        if not match or (not dense and match[2] == "d"):
+        match = _NAME.search(name)
+        if not match or (match["norm"] and match["dtype"] == "d"):
             continue
-        key = direction, dtype = DIRECTIONS[match[1]], _DTYPES[match[2]]
+        direction, inputs = KERNELS[match["op"] or match["norm"]]
+        key = direction, dtype = direction, _DTYPES[match["dtype"]]
+        # The sums of reduce are doubles, not packs.
+        store_bits = 64 if match["norm"] == "reduce" else WIDE
+        item_bits = 8 * DTYPES[dtype].itemsize
         try:
-            body = analyse(instructions, 64 if match[1] == "reduce" else WIDE, one_path=not dense)
+            counts = analyse(instructions, item_bits, inputs, store_bits, bool(match["norm"]))
         except ValueError as error:
             raise Refused(f"sm_{arch} {dtype} {direction}, {formula}: {error}") from error
-        late[key] += body.late_loads
-        if not dense or dense[3] == _LARGE:
-            found[key] = row(arch, direction, dtype, formula, body, report[name])
-    order = product(INPUTS, ITEM_BITS)
+        late[key] += counts["late_loads"]
+        if match["norm"] or match["kind"] == "0":
+            names = {"arch": f"sm_{arch}", "direction": direction, "dtype": dtype}
+            found[key] = {**names, "formula": formula, **report[name], **counts}
+    order = product((direction for direction, _ in KERNELS.values()), _DTYPES.values())
     return [{**found[key], "late_loads": late[key]} for key in order if key in found]
-
-
-def row(
-    arch: str, direction: str, dtype: str, formula: str, body: Body, resources: Resources
-) -> Row:
-    """A row of a file of results; instructions and MUFU are for each element."""
-    bits = ITEM_BITS[dtype]
-    elements = sum(body.load_bits) // (bits * INPUTS[direction])
-    counts = {
-        f"{name}_{end}": count / elements
-        for name in ("instructions", "mufu")
-        for end, count in zip(("least", "most"), getattr(body, name), strict=True)
-    }
-    return {
-        "arch": f"sm_{arch}",
-        "direction": direction,
-        "dtype": dtype,
-        "formula": formula,
-        "elements": elements,
-        **resources._asdict(),
-        "checks": body.checks,
-        "branches": body.branches,
-        "local_accesses": body.local,
-        "late_loads": body.late_loads,
-        "stored_elements": sum(body.store_bits) // bits,
-        "access_bits": " ".join(map(str, sorted({*body.load_bits, *body.store_bits}))),
-        **counts,
-    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import networkx as nx  # type: ignore[import-untyped]  # a dependency of torch
 
@@ -55,24 +56,6 @@ class Instruction:
         return next((int(width) for width in widths if width.isdigit()), 32)
 
 
-@dataclass(frozen=True)
-class Body:
-    """The vector body: what a thread of a full block executes, from entry to exit.
-
-    Each count is that of the shortest path, and that of all paths together, as in a warp whose
-    threads take every branch. Without branches both are the same.
-    """
-
-    instructions: tuple[int, int]
-    mufu: tuple[int, int]  # special functions: exponential, reciprocal, ...
-    load_bits: list[int]  # width of each global load
-    store_bits: list[int]
-    checks: int  # branches before the first load: is this block full?
-    branches: int  # branches after it
-    local: int  # accesses to local memory, anywhere in the kernel
-    late_loads: int  # loads behind the first instruction of the maths, which they wait for
-
-
 def parse(text: str) -> dict[str, list[Instruction]]:
     """The instructions of each function, by its mangled name."""
     _, *parts = _FUNCTION.split(text)
@@ -85,16 +68,28 @@ def parse(text: str) -> dict[str, list[Instruction]]:
     }
 
 
-def analyse(kernel: Sequence[Instruction], store_bits: int = WIDE, one_path: bool = False) -> Body:
-    """Finds the vector body of a kernel and counts.
+def analyse(
+    kernel: Sequence[Instruction],
+    item_bits: int,
+    inputs: int,
+    store_bits: int = WIDE,
+    one_path: bool = False,
+) -> dict[str, Any]:
+    """Finds the vector body of a kernel, what a thread of a full block executes from entry to exit,
+    and counts; the kernel reads so many tensors, with elements of `item_bits`.
 
-    It leads through stores of `store_bits` or more, wherever the compiler put those. Before its
-    first load it has fewer conditions than the path of the last block, which asks for each pack
+    The body leads through stores of `store_bits` or more, wherever the compiler put those. Before
+    its first load it has fewer conditions than the path of the last block, which asks for each pack
     whether it is whole. Calls are left out: library functions make them for rare values only.
 
     With `one_path`, for the kernels of norms, the shortest path is all that counts: each loop once,
     and round what few threads do. No branch of it is a check. Of loads and stores all wide ones of
     the kernel count: the others move the numbers of a row.
+
+    Returns:
+        Columns of a file of results. Instructions and MUFU (special functions: exponential,
+        reciprocal, ...) are for each element: the least on the shortest path, the most on all paths
+        together, as in a warp whose threads take every branch.
 
     Raises:
         ValueError: there is no such store.
@@ -112,16 +107,21 @@ def analyse(kernel: Sequence[Instruction], store_bits: int = WIDE, one_path: boo
         return [step.bits for step in steps if step.name in names and step.bits >= least]
 
     accesses = kernel if one_path else every
-    return Body(
-        instructions=(len(shortest), len(every)),
-        mufu=(_count(shortest, "MUFU"), _count(every, "MUFU")),
-        load_bits=bits(_LOADS, accesses),
-        store_bits=bits(_STORES, accesses),
-        checks=_count(head, "BRA"),
-        branches=_count(rest, "BRA"),
-        local=_count(kernel, *_LOCAL),
-        late_loads=len(bits(_LOADS, every[_first(every, _MATHS) :])),
-    )
+    loads, stores = bits(_LOADS, accesses), bits(_STORES, accesses)
+    elements = sum(loads) // (item_bits * inputs)
+    return {
+        "elements": elements,
+        "checks": _count(head, "BRA"),  # is this block full?
+        "branches": _count(rest, "BRA"),
+        "local_accesses": _count(kernel, *_LOCAL),
+        "late_loads": len(bits(_LOADS, every[_first(every, _MATHS) :])),  # they wait for the maths
+        "stored_elements": sum(stores) // item_bits,
+        "access_bits": " ".join(map(str, sorted({*loads, *stores}))),
+        "instructions_least": len(shortest) / elements,
+        "instructions_most": len(every) / elements,
+        "mufu_least": _count(shortest, "MUFU") / elements,
+        "mufu_most": _count(every, "MUFU") / elements,
+    }
 
 
 def _graph(kernel: Sequence[Instruction]) -> nx.DiGraph:

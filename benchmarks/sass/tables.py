@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 
 import pandas as pd
@@ -20,27 +21,20 @@ INSTRUCTIONS = {
 # Special functions for each element: 16 bits take an exponential and a reciprocal, fp32 computes
 # the exponential itself.
 MUFU = {"fp32": 1, "bf16": 2, "fp16": 2}
-# The share of the instructions of PyTorch's formula that ours may need. In fp64 both have branches;
+# The share of the instructions of PyTorch's formula that ours may need in fp64. Both have branches;
 # a warp of mixed values takes them all.
 FP64_SHARE_OF_PLAIN = 0.5
 
+_RELATIONS = {"=": operator.eq, "<=": operator.le}
+
 NOTE = """\
-Pairs: ours / PyTorch's formula in the same kernel. Instructions are for each element: all that a
-thread of a full block executes, divided by its elements. Where there are branches, a range: from
-the shortest path to all paths together, as in a warp whose threads take every branch. Checks are
-the branches before the first load, not counted among the others. Of the kernels of norms with
+Pairs: ours / PyTorch's formula in the same kernel. Instructions and MUFU are for each element: all
+that a thread of a full block executes, divided by its elements. Where there are branches, a range:
+from the shortest path to all paths together, as in a warp whose threads take every branch. Checks
+are the branches before the first load, not counted among the others. Of the kernels of norms with
 Mish: the shortest path of a thread that has all its elements, each loop once."""
 
-# The other counts, by the columns that hold them.
-_OTHERS = {
-    "elements per thread": ["elements"],
-    "MUFU per element": ["mufu_least", "mufu_most"],
-    "access bits": ["access_bits"],
-    "registers": ["registers"],
-    "spilled bytes": ["spill_bytes"],
-    "checks": ["checks"],
-    "branches per thread": ["branches"],
-}
+_OTHERS = ("elements", "mufu_most", "access_bits", "registers", "spill_bytes", "checks", "branches")
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:
@@ -50,54 +44,55 @@ def tables(rows: pd.DataFrame) -> list[Table]:
         counts = ["instructions_least", "instructions_most"]
         by_arch = (_pair(group[group.arch == arch], counts) for arch in archs)
         lines.append((*operation, *by_arch, str(budget(*operation) or "")))
-        others.append((*operation, *(_pair(group, columns) for columns in _OTHERS.values())))
+        others.append((*operation, *(_pair(group, [column]) for column in _OTHERS)))
     names = ("direction", "dtype")
+    header = (*names, *(column.replace("_", " ") for column in _OTHERS))
     return [
         Table("instructions", frame((*names, *archs, "budget"), lines), NOTE, 2),
-        Table("other counts, over all architectures", frame((*names, *_OTHERS), others), NOTE, 2),
+        Table("other counts, over all architectures", frame(header, others), NOTE, 2),
     ]
 
 
 def judge(rows: pd.DataFrame) -> list[Verdict]:
+    """One verdict for each kernel of ours and each count that has a budget."""
     key = ["arch", "direction", "dtype"]
     ours, plain = (rows[rows.formula == formula] for formula in ("ours", "plain"))
     # Norms are compiled from our formula alone.
     both = ours.merge(plain[[*key, "instructions_most"]], "left", key, suffixes=("", "_plain"))
-    return [verdict for kernel in both.itertuples() for verdict in _judge(kernel)]
+    return [
+        Verdict(
+            f"{kernel.arch} {kernel.dtype} {kernel.direction}: {column.replace('_', ' ')}",
+            f"{relation} {required}",
+            str(measured := getattr(kernel, column)),
+            bool(_RELATIONS[relation](measured, required)),
+        )
+        for kernel in both.itertuples()
+        for column, relation, required in _budgets(kernel)
+    ]
 
 
 def budget(direction: str, dtype: str) -> int | None:
     return INSTRUCTIONS.get(direction, {}).get(dtype)
 
 
-def _judge(k: pd.Series) -> Iterator[Verdict]:
-    name, is_norm = f"{k.arch} {k.dtype} {k.direction}", k.direction.startswith("norm")
-
-    def same(what: str, required: object, measured: object) -> Verdict:
-        return Verdict(f"{name}: {what}", str(required), str(measured), measured == required)
-
-    def most(what: str, bound: float, measured: float, form: str = "g") -> Verdict:
-        texts = f"<= {bound:{form}}", f"{measured:{form}}"
-        return Verdict(f"{name}: {what}", *texts, bool(measured <= bound))
-
-    stored = 0 if k.direction == "norm sums" else k.elements
-    yield same("elements stored", stored, k.stored_elements)
-    yield same("bytes spilled, accesses to local memory", 0, k.spill_bytes + k.local_accesses)
-    yield same("loads behind maths", 0, k.late_loads)
+def _budgets(kernel: pd.Series) -> Iterator[tuple[str, str, float | str]]:
+    """Columns, and the bounds of their counts."""
+    is_norm = kernel.direction.startswith("norm")
+    yield "stored_elements", "=", 0 if kernel.direction == "norm sums" else kernel.elements
+    for column in ("spill_bytes", "local_accesses", "late_loads"):
+        yield column, "=", 0
     if not is_norm:
-        yield same("bits of global accesses", "128", k.access_bits)
-        # To know a full block takes one.
-        yield most("branches before the first load", 1, k.checks)
-    if k.dtype == "fp64":
-        share = k.instructions_most / k.instructions_most_plain
-        yield most("share of PyTorch's instructions", FP64_SHARE_OF_PLAIN, share, ".0%")
+        yield "access_bits", "=", "128"
+        yield "checks", "<=", 1  # to know a full block takes one
+    if kernel.dtype == "fp64":
+        yield "instructions_most", "<=", FP64_SHARE_OF_PLAIN * kernel.instructions_most_plain
         return
     if not is_norm:
-        yield same("branches after the first load", 0, k.branches)
+        yield "branches", "=", 0
     # Norms find places by a division or two.
-    yield most("MUFU", MUFU[k.dtype] + 0.1 * is_norm, k.mufu_most)
-    if bound := budget(k.direction, k.dtype):
-        yield most("instructions", bound, k.instructions_most)
+    yield "mufu_most", "<=", MUFU[kernel.dtype] + 0.1 * is_norm
+    if bound := budget(kernel.direction, kernel.dtype):
+        yield "instructions_most", "<=", bound
 
 
 def _pair(rows: pd.DataFrame, columns: list[str]) -> str:
