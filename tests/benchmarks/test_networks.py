@@ -230,7 +230,7 @@ def test_damage_is_told_before_plots_and_training(uninterrupted: Path, tmp_path:
         ("epoch", "1", "of Mish, seed 0, got 1, 1, 3"),
         ("width", "3", "runs of more than one width: 2, 3"),
         ("torch", "2.9.0", "runs of more than one torch"),
-        ("test_accuracy", "nan", "line 3: expected a percentage"),
+        ("test_accuracy", "nan", "line 3: expected a number"),
     ):
         rows = pd.read_csv(uninterrupted / "epochs.csv", dtype=str, keep_default_na=False)
         rows.loc[1, column] = value

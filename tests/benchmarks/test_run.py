@@ -21,7 +21,7 @@ from torch.utils import benchmark
 from benchmarks import cases, measure, memory, providers, run, timing
 from benchmarks.arguments import INTERRUPTED
 from benchmarks.cases import KERNEL_DIRECTIONS, KERNEL_PROVIDERS, Case, Group
-from benchmarks.claims import CLAIMS
+from benchmarks.claims import CLAIMS, rival_of
 from benchmarks.measure import Measured
 from benchmarks.providers import Inputs, call, make_inputs
 
@@ -74,24 +74,23 @@ def test_options_choose_the_groups() -> None:
 
 
 def test_claims_are_about_what_is_timed_in_turn() -> None:
-    """Each case and its rivals are in one group; of the suite "claims", alone."""
+    """Each case and its rival are in one group; of the suite "claims", alone."""
     groups = [*chosen(), *chosen("--only", "gpu", device="cuda")]
     known = {case.provider for group in groups if group.suite != "claims" for case in group.cases}
-    for claim in CLAIMS:
-        assert claim.at_most == claim.ratio.startswith("ours /")
-        for case in claim.cases:
-            pair = {case, *claim.rivals_of(case)}
-            together = [set(g.cases) for g in groups if g.suite == claim.suite and case in g.cases]
-            assert pair in together or (claim.suite != "claims" and pair <= together[0])
-            assert case.bytes > 0  # such a direction, dtype and layout exist
-            assert {each.provider for each in pair} <= known
+    assert all(CLAIMS.at_most == CLAIMS.ratio.str.startswith("ours /"))
+    for claim in CLAIMS.itertuples():
+        case, rival = cases.case_of(claim), rival_of(claim)
+        pair = {case, rival}
+        together = [set(g.cases) for g in groups if g.suite == claim.suite and case in g.cases]
+        assert pair in together or (claim.suite != "claims" and pair <= together[0])
+        assert case.bytes > 0  # such a direction, dtype and layout exist
+        assert {case.provider, rival.provider} <= known
 
 
 def fails(monkeypatch: Patch, name: str, error: type[Exception] = RuntimeError) -> MagicMock:
     """From now on this provider does, in all directions; counts the calls."""
     function = MagicMock(side_effect=error("no compiler\nmore"))
-    recipes = dict.fromkeys(KERNEL_DIRECTIONS, ("f(x)", function))
-    monkeypatch.setitem(providers._RECIPES, name, recipes)
+    monkeypatch.setitem(providers._FUNCTIONS, name, (function, function))
     return function
 
 
@@ -138,23 +137,6 @@ def test_ctrl_c_keeps_what_was_measured(path: Path, monkeypatch: Patch) -> None:
     assert path.read_text() == older
 
 
-@pytest.mark.parametrize("times", [[3e-6, 1e-6], [3e-6, 1e-6, 2e-6]])
-def test_ctrl_c_after_three_rounds(times: list[float], path: Path, monkeypatch: Patch) -> None:
-    """They are kept, of each case that did not fail, and why others did; nothing after them."""
-    samplers = MagicMock(side_effect=lambda _: MagicMock(side_effect=[*times, KeyboardInterrupt]))
-    monkeypatch.setattr(measure, "sampler", samplers)
-    fails(monkeypatch, "relu")
-    names = ["--providers", "mish_cuda", "relu", "copy", "--seconds", "60"]
-    output = printed(*command(path, *FORWARD, "7", "8", *names), status=INTERRUPTED)
-    if len(times) < 3:
-        assert "Nothing was measured" in output
-        return
-    found = read(path)[["provider", "numel", "rounds", "p20_s", "median_s", "p80_s"]]
-    figures = [7, 3, 1.4e-6, 2e-6, 2.6e-6]
-    assert found.to_numpy().tolist() == [["mish_cuda", *figures], ["copy", *figures]]
-    assert "relu forward fp32 7: RuntimeError: no compiler" in output
-
-
 def test_without_kernels_it_says_so(path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr("mish_cuda.backend", lambda tensor: "eager")
     output = printed(*command(path, *FORWARD, "7", "--providers", "mish_cuda"))
@@ -185,10 +167,7 @@ def test_a_sample_is_the_time_of_one_call(seconds: float, monkeypatch: Patch) ->
 def test_turns_are_taken_in_changing_order() -> None:
     taken: list[str] = []
     samplers = {key: lambda key=key: taken.append(key) or 1.0 for key in "abcd"}
-    assert timing.take_turns(samplers, 0, 6, MagicMock()) == (
-        {key: [1.0] * 6 for key in "abcd"},
-        False,
-    )
+    assert timing.take_turns(samplers, 0, 6, MagicMock()) == {key: [1.0] * 6 for key in "abcd"}
     rounds = [taken[i : i + 4] for i in range(0, 24, 4)]
     assert all(sorted(each) == list("abcd") for each in rounds)
     assert len({tuple(each) for each in rounds}) > 1
@@ -219,8 +198,7 @@ def test_as_many_results_live_as_there_are_sets() -> None:
 
     def function(one: int) -> torch.Tensor:
         calls.append((one, len(alive)))
-        result = torch.empty(0)
-        alive.add(result)
+        alive.add(result := torch.empty(0))
         return result
 
     timing.rotate(function, [0, 1], 5)
@@ -255,12 +233,13 @@ def test_cases_are_captured_and_sampled(direction: str, monkeypatch: Patch) -> N
     ]
 
 
-@pytest.mark.usefixtures("pretended_gpu")
-def test_the_cost_of_a_call_is_that_of_many_in_a_row(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(measure, "CALLS", 10)
-    group = next(group for group in cases.gpu_groups() if group.suite == "launch")
-    found = measure.measure(group, "cpu", 0).rows
-    assert [row["median_s"] for row in found] == ["1.0000e-04", "1.0000e-04"]
+def test_only_a_graph_leaves_out_the_cost_of_a_call(monkeypatch: Patch) -> None:
+    for name in ("by_clock", "by_graphs"):
+        monkeypatch.setattr(measure, name, MagicMock(side_effect=RuntimeError(name)))
+    case = Case("relu", "forward", "fp32", (1,))
+    for suite, expected in (("launch", "by_clock"), ("gpu", "by_graphs")):
+        failures = measure.measure(Group(suite, (case,)), "cuda:0", 0).failures
+        assert failures == {case: f"RuntimeError: {expected}"}
 
 
 def value_of(case: Case, inputs: Inputs) -> Any:
@@ -269,40 +248,44 @@ def value_of(case: Case, inputs: Inputs) -> Any:
     return value[0] if isinstance(value, tuple) else value
 
 
-@pytest.mark.parametrize("layout", cases.LAYOUTS)
+LAYOUTS = {
+    "x": (24,),
+    **dict.fromkeys(("x[:, ::2]", "x[:, 1:-1]", "x.t()"), (6, 8)),
+    "x.transpose(1, 2)": (3, 4, 6),
+    "x.permute(0, 3, 1, 2)": (2, 3, 4, 5),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("provider", KERNEL_PROVIDERS)
 def test_statements_compute_what_the_direction_says(provider: str, layout: str) -> None:
-    """Forward and backward apart give what autograd gives of both."""
-    shapes = {1: (24,), 2: (6, 8), 3: (3, 4, 6), 4: (2, 3, 4, 5)}
-    dims = {"x": 1, "x.transpose(1, 2)": 3, "x.permute(0, 3, 1, 2)": 4}.get(layout, 2)
-    case = Case(provider, "forward", "fp64", shapes[dims], layout)
+    """Forward and backward apart give what autograd gives of both; all Mish give the same."""
+    case = Case(provider, "", "fp64", LAYOUTS[layout], layout)
     inputs = make_inputs(case, "cpu")
     assert inputs.x.std() > 2  # zeros would be faster
-    found = [value_of(replace(case, direction=d), inputs).clone() for d in KERNEL_DIRECTIONS]
+
+    def values(name: str) -> list[torch.Tensor]:
+        named = [replace(case, provider=name, direction=d) for d in KERNEL_DIRECTIONS]
+        return [value_of(each, inputs).clone() for each in named]
+
+    found = values(provider)
     if provider == "copy":
         torch.testing.assert_close(found[:2], [inputs.x, inputs.x + inputs.g])
     else:
         torch.testing.assert_close(found[1], found[2])
-
-
-@pytest.mark.parametrize("direction", KERNEL_DIRECTIONS)
-def test_mish_providers_agree(direction: str) -> None:
-    expected = Case("F.mish", direction, "fp64", (3, 1, 5))
-    inputs = make_inputs(expected, "cpu")
-    for provider in ("mish_cuda", "naive", "memory-efficient"):
-        found = value_of(replace(expected, provider=provider), inputs)
-        torch.testing.assert_close(found, value_of(expected, inputs))
+    if provider in ("mish_cuda", "naive", "memory-efficient"):
+        torch.testing.assert_close(found, values("F.mish"))
 
 
 @pytest.mark.parametrize("shape", [(4, 16), (2, 16, 3, 6)], ids=str)
-@pytest.mark.parametrize("norm", cases.NORMS)
+@pytest.mark.parametrize("norm", cases.NORM_SHAPES)
 def test_norms_with_mish_behind_them_agree(norm: str, shape: tuple[int, ...]) -> None:
     """Forward in evaluation; both in training, with gradients of the parameters."""
-    names = [cases.norm_provider(norm, block) for block in cases.BLOCKS]
+    names = [f"{norm} and Mish by {block}" for block in cases.BLOCKS]
     inputs = make_inputs(Case(names[0], "forward", "fp64", shape), "cpu")
-    for direction in cases.NORM_DIRECTIONS:
+    for direction in ("forward", BOTH):
         ours, *others = (call(Case(name, direction, "fp64", shape), inputs) for name in names)
-        assert isinstance(ours, tuple) == (direction == "forward+backward")
+        assert isinstance(ours, tuple) == (direction == BOTH)
         for other in others:
             torch.testing.assert_close(other, ours)
         if (norm, direction) == ("BatchNorm", "forward"):  # by the statistics of a new layer
