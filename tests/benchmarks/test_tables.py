@@ -12,6 +12,7 @@ from rows import (
     RESULTS,
     Row,
     everything,
+    frame,
     network,
     pair,
     printed,
@@ -24,6 +25,7 @@ from rows import (
 )
 
 from benchmarks import results
+from benchmarks.compare import judge
 
 ROWS = [
     row("mish_cuda", 1.5e-6, "forward out=", 4, 8, 6, layout="x.transpose(1, 2)", threads=2),
@@ -47,11 +49,6 @@ def test_rows_that_are_written_are_read_and_the_first_replace_an_older_file(tmp_
             if value != "":
                 assert found[name] == (float(value) if name.endswith("_s") else value)
     assert source.rows.peak_bytes.isna().tolist() == [False, False, True]
-
-
-def test_a_file_that_cannot_be_written_is_named_before_measuring(tmp_path: Path) -> None:
-    told = refusal("run", "--device", "cpu", "--sizes", 8, "--csv", tmp_path)
-    assert f"{tmp_path} cannot be written or read: Is a directory" in told
 
 
 @pytest.mark.parametrize(
@@ -144,16 +141,16 @@ def test_claims_by_their_worst_ratio(tmp_path: Path) -> None:
 
 
 def test_claims_on_a_gpu_take_the_worst_large_size(tmp_path: Path) -> None:
-    bf16 = {"dtype": "bf16", "suite": "gpu"}
+    """Beside the fastest stream of each size, which naive Mish is not."""
+    times = {
+        2**20: {"F.mish": 0.1e-3},
+        2**24: {"F.mish": 1.9e-3, "naive": 1e-6, "triton": 0.98e-3, "copy": 1.2e-3},
+        2**26: {"F.mish": 1.5e-3, "copy": 1.1e-3},
+    }
     rows = [
-        *pair(1.9, "forward", 2**24, **bf16),
-        *pair(1.5, "forward", 2**26, **bf16),
-        *pair(0.1, "forward", 2**20, **bf16),
-        row("naive", 1e-6, "forward", 2**24, **bf16),  # no rival of a claim
-        # The stream to beat is the fastest at each size.
-        row("triton", 0.98e-3, "forward", 2**24, **bf16),
-        row("copy", 1.2e-3, "forward", 2**24, **bf16),
-        row("copy", 1.1e-3, "forward", 2**26, **bf16),
+        row(name, seconds, "forward", size, dtype="bf16", suite="gpu")
+        for size, others in times.items()
+        for name, seconds in {"mish_cuda": 1e-3, **others}.items()
     ]
     for gpu, ending in (("H100", ">= 1.25|1.500|yes"), ("GB200", ">= 1.8|1.500|NO")):
         title = "forward bf16, 16 M and more"
@@ -163,85 +160,73 @@ def test_claims_on_a_gpu_take_the_worst_large_size(tmp_path: Path) -> None:
         ]
 
 
-def compared(folder: Path, old: list[Row], new: list[Row], *options: str, status: int) -> str:
-    files = write(folder / "old.csv", old), write(folder / "new.csv", new, device="another")
-    return printed("compare", *files, "--markdown", *options, status=status)
+def test_a_change_needs_the_threshold_and_spreads_apart() -> None:
+    """The new time over the old one, the spread of both, and what is said of it."""
+    known = [(1.1, 0.01, "same"), (1.11, 0.01, "slower"), (1 / 1.11, 0.01, "faster")]
+    known += [(1.3, 0.1, "slower"), (1.2, 0.1, "unclear"), (1 / 1.2, 0.1, "unclear")]
+    known += [(100.0, 0.999, "unclear")]
+    old = [row("copy", 1.0, "forward", n, spread=known[n - 1][1]) for n in range(1, 8)]
+    new = [row("copy", r, "forward", n, spread=s) for n, (r, s, _) in enumerate(known, 1)]
+    assert list(judge(frame(old), frame(new), 0.1).change) == [change for *_, change in known]
 
 
-def test_a_verdict_needs_the_threshold_and_spreads_apart(tmp_path: Path) -> None:
-    """Each change in a row of its own, told by its size; the slowest and the fastest are first."""
-    # The threshold itself; then slower, slower, faster; then spreads that overlap.
-    changes = [(1.1, 0.01), (1.11, 0.01), (1.3, 0.1), (1 / 1.11, 0.01)]
-    changes += [(1.2, 0.1), (1 / 1.2, 0.1), (100.0, 0.999)]
-    spreads = [spread for _, spread in changes]
-    old = [row("copy", 1.0, "forward", n, spread=s) for n, s in enumerate(spreads, 1)]
-    new = [row("copy", r, "forward", n, spread=s) for n, (r, s) in enumerate(changes, 1)]
-    output = compared(tmp_path, old, new, status=1)
-    found = {title: lines for title, (_, *lines) in tables_in(output)}
-    name = "kernels: copy forward fp32 "
-    assert found == {
-        "what differs": [["device", "a device", "another"]],
-        "slower": [
-            [f"{name}3", "1.00 s", "1.30 s", "1.30"],
-            [f"{name}2", "1.00 s", "1.11 s", "1.11"],
-        ],
-        "faster": [[f"{name}4", "1.00 s", "901 ms", "0.90"]],
-        "medians of all rows, by provider": [["copy", "7", "2", "1", "1.11"]],
-    }
-    assert "7 rows in both files: 2 slower and 1 faster by more than 10 %; 3 changed" in output
-
-
-def test_a_row_is_compared_with_its_own_case_alone(tmp_path: Path) -> None:
-    """Rows that differ in one of the columns, and what only one of the files has."""
+def test_a_row_is_compared_with_its_own_case_alone() -> None:
+    """Rows that differ in one of the columns, and one that only one of the files has."""
     kinds = [{}, {"suite": "claims"}, {"dtype": "bf16"}, {"layout": "x.t()"}, {"threads": 2}]
     rows = [row("relu", n, "forward", 8, 128, **kind) for n, kind in enumerate(kinds, 1)]
     rows += [row("relu", 6.0, "forward", 1024), row("relu", 7.0, "backward", 1024)]
     rows += [row("F.mish", 8.0, "forward", 1024), network("F.mish", "inference", 9.0)]
-    old, new = (row(name, 1.0, "backward", 64, dtype="fp16") for name in ("naive", "copy"))
-    output = compared(tmp_path, [*rows, old], [*rows, new], "--threshold", "0", status=3)
-    found = dict(tables_in(output))
-    assert "9 rows in both files: 0 slower and 0 faster" in output
-    assert found["only in the old file"][1:] == [
-        ["kernels: naive backward fp16 64", "1.00 s", "", ""]
-    ]
-    assert found["only in the new file"][1:] == [
-        ["kernels: copy backward fp16 64", "", "1.00 s", ""]
-    ]
-    assert "Not judged: naive." in output
+    found = judge(frame([*rows, row("naive", 1.0)]), frame([*rows, row("copy", 1.0)]), 0)
+    expected = {"same": 9, "only in the old file": 1, "only in the new file": 1}
+    assert found.change.value_counts().to_dict() == expected
 
 
-def ours(seconds: float, size: int = 1024) -> Row:
-    return row("mish_cuda", seconds, "forward", size)
+def timed(**seconds: float) -> list[Row]:
+    """A row of each provider."""
+    return [row(name, each, "forward", 1024) for name, each in seconds.items()]
 
 
-def theirs(seconds: float) -> Row:
-    return row("F.mish", seconds, "forward", 1024)
-
-
-BASE = [ours(1.0), theirs(1.0)]
+BOTH_TIMED = timed(relu=1, copy=1)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "options", "status"),
     [
-        (BASE, [ours(0.5), theirs(1.0)], (), 0),
-        ([ours(1.0)], [ours(1.3)], ("--threshold", "35"), 0),
-        (BASE, [ours(1.0), theirs(2.0)], ("--providers", "mish_cuda"), 0),
-        # No row of a provider can be judged, as where ours could not be measured.
-        (BASE, [theirs(1.0)], (), 3),
-        (BASE, [theirs(2.0)], (), 1),
-        (BASE, [theirs(1.0), ours(1.0, 1)], (), 3),  # ours, but at none of the old sizes
-        ([*BASE, ours(1.0, 2048)], BASE, (), 0),  # a part is enough
-        ([ours(1.0)], [theirs(1.0)], (), 2),
+        (BOTH_TIMED, timed(relu=0.5, copy=1), "", 0),
+        (BOTH_TIMED, timed(relu=1, copy=1.3), "--threshold 35", 0),
+        (BOTH_TIMED, timed(relu=1, copy=1.3), "--providers relu", 0),
+        (BOTH_TIMED, timed(copy=1.3), "", 1),
+        # No row of a provider can be judged, as where it could not be measured.
+        (BOTH_TIMED, timed(copy=1), "", 3),
+        (BOTH_TIMED, [row("relu", 1, "forward", 1), *timed(copy=1)], "", 3),
+        ([row("relu", 1, "forward", 1), *BOTH_TIMED], BOTH_TIMED, "", 0),  # a part is enough
+        (timed(relu=1), timed(copy=1), "", 2),
     ],
 )
-def test_exit_status(
-    old: list[Row], new: list[Row], options: tuple[str, ...], status: int, tmp_path: Path
+def test_exit_status_of_compare(
+    old: list[Row], new: list[Row], options: str, status: int, tmp_path: Path
 ) -> None:
-    output = compared(tmp_path, old, new, *options, status=status)
-    assert ("none of these rows in common" in output) == (status == 2)
+    files = write(tmp_path / "old.csv", old), write(tmp_path / "new.csv", new)
+    printed("compare", *files, *options.split(), status=status)
 
 
-def test_a_file_of_another_kind_is_not_compared(tmp_path: Path) -> None:
-    other = RESULTS / "epyc-avx512" / "accuracy.csv"
-    assert "expected a file of speed" in refusal("compare", write(tmp_path / "a.csv", BASE), other)
+def test_what_compare_prints(tmp_path: Path) -> None:
+    """The slowest and the fastest first."""
+    old = write(tmp_path / "old.csv", timed(relu=1, copy=1, naive=1, triton=1))
+    rows = [*timed(relu=1.2, copy=1.3, naive=0.5), row("F.silu", 1)]
+    new = write(tmp_path / "new.csv", rows, device="another")
+    output = printed("compare", old, new, "--markdown", status=1)
+    found = ((title, line) for title, (_, *lines) in tables_in(output) for line in lines)
+    assert [f"{title}: {'|'.join(line)}" for title, line in found] == [
+        "what differs: device|a device|another",
+        "slower: kernels: copy forward fp32 1,024|1.00 s|1.30 s|1.30",
+        "slower: kernels: relu forward fp32 1,024|1.00 s|1.20 s|1.20",
+        "faster: kernels: naive forward fp32 1,024|1.00 s|500 ms|0.50",
+        "medians of all rows, by provider: copy|1|1|0|1.30",
+        "medians of all rows, by provider: naive|1|0|1|0.50",
+        "medians of all rows, by provider: relu|1|1|0|1.20",
+        "only in the old file: kernels: triton forward fp32 1,024|1.00 s||",
+        "only in the new file: kernels: F.silu forward fp32 65,536||1.00 s|",
+    ]
+    assert "3 rows in both files: 2 slower and 1 faster by more than 10 %; 0 changed" in output
+    assert "Not judged: triton." in output
