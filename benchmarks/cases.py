@@ -168,7 +168,8 @@ class Grid:
         for shape, dtype, direction in product(self.shapes, self.dtypes, self.directions):
             able = [name for name in self.providers if can_do(name, direction)]
             cases = tuple(Case(n, direction, dtype, shape, threads=self.threads) for n in able)
-            found += [Group(self.suite, cases, self.min_rounds)] if cases else []
+            if cases:
+                found.append(Group(self.suite, cases, self.min_rounds))
         return found
 
 

@@ -136,10 +136,9 @@ def call(case: Case, inputs: Inputs) -> Any:
 def _layers(case: Case, device: torch.device) -> tuple[Function, list[Tensor]]:
     """A norm with Mish behind it, and its parameters: float32, or of the dtype of a wider input."""
     norm, _, block = case.provider.partition(" and Mish by ")
-    channels = case.shape[1]
     grouped = norm == "GroupNorm"
     suffix = "" if grouped else f"{max(len(case.shape) - 2, 1)}d"
-    sizes = (NORM_GROUPS, channels) if grouped else (channels,)
+    sizes = (NORM_GROUPS, case.shape[1]) if grouped else (case.shape[1],)
     one_op = block == "one op"
     kind = getattr(mish_cuda, f"{norm}Mish{suffix}") if one_op else getattr(nn, norm + suffix)
     dtype = torch.promote_types(DTYPES[case.dtype], torch.float32)
@@ -162,8 +161,8 @@ def _compiled(case: Case, device: torch.device) -> Function:
     torch.compiler.config.cache_key_tag = str(time.time_ns())
     name, _, surrounding = case.provider.removeprefix("compiled ").partition(" in ")
     backward = case.direction == "backward"
-    text = f"lambda x: {SURROUNDINGS[surrounding or 'f(x)']}"
-    text = "lambda g, x: f(g, x)" if backward else text
+    expression = SURROUNDINGS[surrounding or "f(x)"]
+    text = "lambda g, x: f(g, x)" if backward else f"lambda x: {expression}"
     inner = eval(text, {"f": _FUNCTIONS[name][backward], "relu": torch.relu})
     # fullgraph: else, where it gives up, it goes on in eager calls with a mere warning.
     result: Function = torch.compile(inner, dynamic=True, fullgraph=True)
