@@ -1,8 +1,11 @@
 """Entry point of `python -m benchmarks`."""
 
+import signal
 import sys
 
-from benchmarks.cli import run_program
+from benchmarks.cli import main
 
 if __name__ == "__main__":
-    sys.exit(run_program())
+    if hasattr(signal, "SIGPIPE"):  # a reader that closes its pipe, as head does, is no error
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.exit(main())

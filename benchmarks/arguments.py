@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 # As `--help` explains them.
 FAILED, REFUSED, UNJUDGED, INTERRUPTED = 1, 2, 3, 130
@@ -20,6 +17,8 @@ class Refused(Exception):
 
 
 def add_device(parser: argparse.ArgumentParser, *flags: str) -> None:
+    import torch
+
     usual = "cuda" if torch.cuda.is_available() else "cpu"
     help = "cpu, cuda, cuda:N or N, the number of a GPU (default: %(default)s)"
     parser.add_argument(*flags, "--device", type=device, default=usual, help=help)
@@ -76,14 +75,13 @@ def add_names(
 
 def device(text: str) -> str:
     """An argument that names the CPU, or a GPU that is here."""
+    import torch
+
     name = f"cuda:{text}" if text.isdecimal() else text
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise argparse.ArgumentTypeError(f"expected cpu, cuda, cuda:N or N, got {text}")
-    count = torch.cuda.device_count()
-    if name != "cpu" and int(name.partition(":")[2] or 0) >= count:
-        # In one line, without the usage that argparse prints before an error of its own.
-        seen = count or "none"
-        raise Refused(f"expected a GPU for {text}, but torch {torch.__version__} sees {seen}")
+    try:
+        torch.empty(0, device=name)
+    except (AssertionError, RuntimeError) as error:
+        raise argparse.ArgumentTypeError(str(error).partition("\n")[0]) from None
     return name
 
 
@@ -99,11 +97,6 @@ def rate(text: str) -> float:
 
 def seconds(text: str) -> float:
     return _at_least(0, float(text))
-
-
-def percentage(text: str) -> float:
-    """An argument such as 10 or 10%, as a share."""
-    return _at_least(0, float(text.removesuffix("%"))) / 100
 
 
 def _at_least(least: float, value: float) -> float:

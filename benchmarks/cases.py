@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -29,16 +28,6 @@ DTYPES: dict[str, torch.dtype] = {
     "fp64": torch.float64,
 }
 
-# Each layout is named by the expression that makes the input from a contiguous tensor x.
-LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "x": lambda x: x,
-    "x[:, ::2]": lambda x: x[:, ::2],
-    "x[:, 1:-1]": lambda x: x[:, 1:-1],
-    "x.t()": lambda x: x.t(),
-    "x.transpose(1, 2)": lambda x: x.transpose(1, 2),
-    "x.permute(0, 3, 1, 2)": lambda x: x.permute(0, 3, 1, 2),  # channels_last strides
-}
-
 # Tensors that must travel between memory and the processor, each as long as the input. A pass
 # that reads x and the incoming gradient and writes the outgoing one moves three.
 TENSORS_MOVED = {"forward": 2, "forward out=": 2, "backward": 3, "forward+backward": 5}
@@ -50,9 +39,7 @@ PROVIDERS = (
     *("compiled F.mish", "compiled mish_cuda"),
     *("F.silu", "F.gelu", "relu", "triton", "copy"),
 )
-KERNEL_PROVIDERS = tuple(
-    name for name in PROVIDERS if not name.startswith("compiled") and name != "triton"
-)
+KERNEL_PROVIDERS = [n for n in PROVIDERS if n != "triton" and not n.startswith("compiled")]
 KERNEL_SHAPES = tuple((size,) for size in (1, 16, 512, 4096, 65_536, 2**20, 2**24))
 
 # torch.compile of each alone, and between neighbours that it can be fused with.
@@ -66,8 +53,6 @@ SURROUNDINGS = {
 
 # A norm in training (forward+backward) or evaluation (forward) with Mish behind it: as one op, or
 # as two layers with the Mish that is named.
-NORMS = ("BatchNorm", "GroupNorm")
-NORM_DIRECTIONS = ("forward", "forward+backward")
 BLOCKS = ("one op", "mish_cuda", "F.mish")
 NORM_SHAPES: dict[str, tuple[Shape, ...]] = {
     "BatchNorm": ((16, 64, 32, 32), (16, 256, 16, 16), (2, 64, 128, 128)),
@@ -75,14 +60,19 @@ NORM_SHAPES: dict[str, tuple[Shape, ...]] = {
 }
 
 CHOSEN = "chosen"  # among variants of the CUDA kernels: as csrc/cuda/tuning.h says
-
-# The grid for a GPU, the large sizes first: most claims are about them. Two are no multiple of a
-# tile; 65,537 leaves a pack of one element.
-GPU_SIZES = tuple(sorted((65_537, 173_056, *(2**n for n in range(10, 31, 2))), reverse=True))
 GPU_PROVIDERS = (
     *("mish_cuda", "F.mish", "relu", "copy", "F.silu", "triton"),
     *("compiled F.mish", "naive"),
 )
+# The large ones first: most claims are about them. Two are no multiple of a tile; 65,537 leaves a
+# pack of one element.
+GPU_SIZES = sorted((65_537, 173_056, *(2**n for n in range(10, 31, 2))), reverse=True)
+
+
+def laid_out(layout: str, x: Tensor) -> Tensor:
+    """The input that a layout, such as x[:, ::2], makes from a contiguous tensor."""
+    result: Tensor = eval(layout, {"x": x})
+    return result
 
 
 def shape_of(text: str) -> Shape:
@@ -92,10 +82,9 @@ def shape_of(text: str) -> Shape:
 
 # Shapes of the activations of known networks, one input each; the first axis is the batch. Where
 # no norm is measured with them, one of equally many elements stands for all.
-with Path(__file__).with_name("presets.csv").open(encoding="utf-8") as file:
-    _ROWS = list(csv.DictReader(file))
-PRESETS = {row["preset"]: tuple(map(shape_of, row["shapes"].split())) for row in _ROWS}
-PRESET_NORMS = {row["preset"]: row["norm"] for row in _ROWS if row["norm"]}
+_TABLE = pd.read_csv(Path(__file__).with_name("presets.csv"), index_col=0, keep_default_na=False)
+PRESETS = {name: tuple(map(shape_of, text.split())) for name, text in _TABLE["shapes"].items()}
+PRESET_NORMS = _TABLE["norm"].to_dict()  # empty for some
 
 
 @dataclass(frozen=True)
@@ -120,11 +109,13 @@ class Case:
         return " ".join(filter(None, (*words, layout, threads)))
 
     @property
+    def trains(self) -> bool:
+        return self.direction in ("forward+backward", "training step")
+
+    @property
     def numel(self) -> int:
         """Elements of the input, after the layout has been applied."""
-        if self.layout == "x":
-            return math.prod(self.shape)
-        return LAYOUTS[self.layout](torch.empty(self.shape, device="meta")).numel()
+        return laid_out(self.layout, torch.empty(self.shape, device="meta")).numel()
 
     @property
     def input_bytes(self) -> int:
@@ -141,6 +132,12 @@ class Case:
         return {**vars(self), **derived, "shape": "x".join(map(str, self.shape))}
 
 
+def case_of(row: Any) -> Case:
+    """What a row of a file of speed names, by the attributes of KEY."""
+    kind = (row.provider, row.direction, row.dtype, shape_of(row.shape), row.layout)
+    return Case(*kind, int(row.threads), row.network)
+
+
 @dataclass(frozen=True)
 class Group:
     """Cases timed in turn, round after round, so that a slow spell of the machine hits them all."""
@@ -155,77 +152,55 @@ class Group:
         return f"{self.suite}: {case.direction}, {case.dtype}, {what}"
 
 
-def preset_shapes(preset: str, batch: int) -> list[Shape]:
-    """The shapes of a preset for so many inputs at a time."""
-    return [(batch, *shape[1:]) for shape in PRESETS[preset]]
+@dataclass(frozen=True)
+class Grid:
+    """Providers side by side: a group for each shape, dtype and direction that some can do."""
+
+    suite: str
+    providers: Sequence[str]
+    shapes: Iterable[Shape]
+    dtypes: Iterable[str] = ("fp32",)
+    directions: Iterable[str] = ("forward", "forward+backward")
+    min_rounds: int = 3
+    threads: int = 1
+
+    def groups(self) -> list[Group]:
+        found = []
+        for shape, dtype, direction in product(self.shapes, self.dtypes, self.directions):
+            able = [name for name in self.providers if can_do(name, direction)]
+            cases = tuple(Case(n, direction, dtype, shape, threads=self.threads) for n in able)
+            if cases:
+                found.append(Group(self.suite, cases, self.min_rounds))
+        return found
 
 
-def compiled_provider(name: str, surrounding: str = "f(x)") -> str:
-    """The provider that is torch.compile of `name` in a surrounding."""
-    return f"compiled {name} in {surrounding}"
+def can_do(provider: str, direction: str) -> bool:
+    """Autograd does not know Triton's kernels; a norm has no backward of its own."""
+    if provider == "triton":
+        return direction != "forward+backward"
+    return direction != "backward" or " and Mish by " not in provider
 
 
-def norm_provider(norm: str, block: str) -> str:
-    """The provider that is Mish behind a norm, computed as `block` says."""
-    return f"{norm} and Mish by {block}"
-
-
-def kernel_groups(
-    shapes: Iterable[Shape] = KERNEL_SHAPES,
-    dtypes: Iterable[str] = tuple(DTYPES),
-    directions: Iterable[str] = KERNEL_DIRECTIONS,
-    providers: Sequence[str] = KERNEL_PROVIDERS,
-    threads: int = 1,
-) -> list[Group]:
-    """The grid behind the kernels table: providers side by side, on contiguous input."""
-    return _grid("kernels", providers, shapes, dtypes, directions, threads=threads)
-
-
-def compiled_groups() -> list[Group]:
-    sizes, dtypes, both = ((2**20,), (2**24,)), ("fp32", "bf16"), ("forward+backward",)
-    groups = []
-    for surrounding in SURROUNDINGS:
-        names = [compiled_provider(name, surrounding) for name in COMPILED]
-        groups += _grid("compiled", names, sizes, dtypes, both)
-    return groups
-
-
-def norm_groups(
-    shapes: Mapping[str, Iterable[Shape]] = NORM_SHAPES,
-    dtypes: Iterable[str] = ("fp32",),
-    directions: Iterable[str] = NORM_DIRECTIONS,
-    threads: int = 1,
-) -> list[Group]:
-    known = [direction for direction in directions if direction in NORM_DIRECTIONS]
-    groups = []
-    for norm in shapes:
-        names = [norm_provider(norm, block) for block in BLOCKS]
-        groups += _grid("norms", names, shapes[norm], dtypes, known, 15, threads)
-    return groups
-
-
-def gpu_groups() -> list[Group]:
-    """The groups that the claims for a GPU need: the cost of a call, and a grid of sizes."""
-    sizes, apart = [(size,) for size in GPU_SIZES], ("forward", "backward")
-    return [
-        *_grid("launch", ("mish_cuda", "F.mish"), [(1,)], ("fp32",), apart, 21),
-        *_grid("gpu", GPU_PROVIDERS, sizes, DTYPES, apart, 7),
-    ]
-
-
-def _grid(
-    suite: str,
-    providers: Sequence[str],
-    shapes: Iterable[Shape],
-    dtypes: Iterable[str],
-    directions: Iterable[str],
-    min_rounds: int = 3,
-    threads: int = 1,
-) -> list[Group]:
-    """Providers side by side, without Triton's kernels where autograd has to know them."""
-    groups = []
-    for shape, dtype, direction in product(shapes, dtypes, directions):
-        able = (n for n in providers if n != "triton" or direction != "forward+backward")
-        cases = (Case(name, direction, dtype, shape, threads=threads) for name in able)
-        groups.append(Group(suite, tuple(cases), min_rounds))
-    return groups
+# What `run` can time, but for the claims.
+SUITES = {
+    "kernels": [Grid("kernels", KERNEL_PROVIDERS, KERNEL_SHAPES, DTYPES, KERNEL_DIRECTIONS)],
+    "compiled": [
+        Grid(
+            "compiled",
+            [f"compiled {name} in {surrounding}" for name in COMPILED],
+            ((2**20,), (2**24,)),
+            ("fp32", "bf16"),
+            ("forward+backward",),
+        )
+        for surrounding in SURROUNDINGS
+    ],
+    "norms": [
+        Grid("norms", [f"{norm} and Mish by {block}" for block in BLOCKS], shapes, min_rounds=15)
+        for norm, shapes in NORM_SHAPES.items()
+    ],
+    # What the claims for a GPU need: the cost of a call, and a grid of sizes.
+    "gpu": [
+        Grid("launch", ("mish_cuda", "F.mish"), [(1,)], ("fp32",), ("forward", "backward"), 21),
+        Grid("gpu", GPU_PROVIDERS, [(n,) for n in GPU_SIZES], DTYPES, ("forward", "backward"), 7),
+    ],
+}

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import io
-import os
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 
+from benchmarks.arguments import INTERRUPTED, REFUSED, Refused
+
 PROG = "python -m benchmarks"
-REFUSED, INTERRUPTED = 2, 130  # as in `arguments`, which needs torch
 
 # Each command is a module of that name or the one of _MODULES, with DESCRIPTION,
 # add_arguments(parser) and run(args).
@@ -40,7 +38,8 @@ exit status of every command:
   0    all went well
   1    something failed: it could not be measured, breaks its bound or budget, or got slower
   2    an argument, a file or this machine is not what was expected, or a package is missing
-  3    compare: nothing got slower, but a provider has no row in both files
+  3    compare: nothing got slower, but a provider of the old file, or one asked for, has no row
+       in both files
   130  Ctrl-C; what was measured is kept
 
 MISH_CUDA_COMMIT, where set, is the commit in files of results: for a tree without .git, as in
@@ -52,7 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         import mish_cuda  # noqa: F401  # tells in a line what is wrong with torch
-        from benchmarks.arguments import Refused  # needs torch
     except ImportError as error:
         return _refuse(PROG, str(error))
     overview = argparse.ArgumentParser(
@@ -93,25 +91,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted: what was measured is kept.", file=sys.stderr)
         return INTERRUPTED
-
-
-def run_program() -> int:
-    """The exit status of the whole program. A reader that closes its pipe, as head does, ends it
-    quietly. An output that cannot be written, as to a full disk, is told in a line. An encoding
-    that lacks a character gets its code."""
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        try:
-            return main()
-        finally:  # of --help too
-            if sys.stdout is not None:
-                sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer
-        return _refuse(PROG, f"cannot write the output: {error.strerror or error}")
 
 
 def _refuse(prog: str, problems: str) -> int:

@@ -9,11 +9,11 @@ import pandas as pd
 from rich.console import Console
 
 from benchmarks import display, results
-from benchmarks.arguments import FAILED, UNJUDGED, Refused, add_number, percentage
-from benchmarks.cases import KEY
-from benchmarks.display import Table, frame
+from benchmarks.arguments import FAILED, UNJUDGED, Refused, add_number
+from benchmarks.cases import KEY, case_of
+from benchmarks.display import Table
 from benchmarks.results import Results
-from benchmarks.speeds import shape_text
+from benchmarks.speeds import texts
 from benchmarks.units import format_seconds
 
 DESCRIPTION = """\
@@ -24,18 +24,17 @@ spreads overlap there is no verdict.
 
 The times of other providers show whether the machine was the same: F.mish and
 copy do not change with this library.
-
-exit status: 0 if nothing got slower, 1 if something did, 2 if the files cannot
-be compared, 3 if nothing got slower, but a provider of OLD.csv, or one asked for,
-has no row in both
 """
+
+# By what pandas says of a merged row.
+ONE_SIDED = {"left_only": "only in the old file", "right_only": "only in the new file"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("old", type=Path, metavar="OLD.csv")
     parser.add_argument("new", type=Path, metavar="NEW.csv")
     what = "changes up to this percentage count as none"
-    add_number(parser, "--threshold", kind=percentage, default="10", help=what)
+    add_number(parser, "--threshold", kind=float, default=10, help=what)
     what = "compare these alone, as mish_cuda (default: all)"
     parser.add_argument("--providers", nargs="+", metavar="NAME", help=what)
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
@@ -43,22 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     old, new = (results.read([path], "speed")[0] for path in (args.old, args.new))
-    rows = pair(old.rows, new.rows)
+    rows = judge(old.rows, new.rows, args.threshold / 100)
     wanted = args.providers or list(old.rows.provider.unique())
-    known = list(rows.provider.unique())
-    if unknown := [name for name in wanted if name not in known]:
-        raise Refused(f"expected providers among {', '.join(known)}, got {', '.join(unknown)}")
-    if args.providers:
-        rows = rows[rows.provider.isin(wanted)]
-    both = judge(rows[rows._merge == "both"], args.threshold)
+    rows = rows[rows.provider.isin(wanted)] if args.providers else rows
+    both = rows[~rows.change.isin(ONE_SIDED.values())]
     if both.empty:
-        of = f" of {', '.join(args.providers)}" if args.providers else ""
-        raise Refused(f"{args.old} and {args.new} have no row{of} in common")
+        raise Refused(f"{args.old} and {args.new} have none of these rows in common")
     tables = [
         _environments(old, new),
-        *(_changes(both, change) for change in ("slower", "faster")),
+        *(_changes(rows, change) for change in ("slower", "faster")),
         _by_provider(both),
-        *(_only(rows, which) for which in ("old", "new")),
+        *(_changes(rows, change) for change in ONE_SIDED.values()),
     ]
     tables = [table for table in tables if not table.frame.empty]
     if args.markdown:
@@ -68,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
     count = both.change.value_counts().reindex(["slower", "faster", "unclear"], fill_value=0)
     print(
         f"{len(both)} rows in both files: {count.slower} slower and {count.faster} faster by more "
-        f"than {100 * args.threshold:g} %; {count.unclear} changed by more, but within their "
-        "spread."
+        f"than {args.threshold:g} %; {count.unclear} changed by more, but within their spread."
     )
     unjudged = [name for name in wanted if name not in set(both.provider)]
     if unjudged:
@@ -77,22 +70,17 @@ def run(args: argparse.Namespace) -> int:
     return FAILED if count.slower else UNJUDGED if unjudged else 0
 
 
-def pair(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """The rows of both files side by side; `_merge` says in which they are."""
-    times = ["median_s", "p20_s", "p80_s"]
-    first, second = (rows.drop_duplicates(KEY, keep="last")[[*KEY, *times]] for rows in (old, new))
-    return first.merge(
-        second, on=KEY, how="outer", sort=False, suffixes=("", "_new"), indicator=True
-    )
-
-
-def judge(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """With the columns `ratio`, new over old, and `change`: slower, faster, unclear or same.
+def judge(old: pd.DataFrame, new: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """The rows of both files side by side, with the columns `ratio`, new over old, and `change`:
+    slower, faster, unclear, same, or one of ONE_SIDED.
 
     Slower or faster: by more than `threshold`, a share of the shorter time, with spreads apart.
     """
+    times = ["median_s", "p20_s", "p80_s"]
+    first, second = (rows.drop_duplicates(KEY, keep="last")[[*KEY, *times]] for rows in (old, new))
+    rows = first.merge(second, on=KEY, how="outer", suffixes=("", "_new"), indicator=True)
     ratio = rows.median_s_new / rows.median_s
-    change = pd.Series("unclear", rows.index)
+    change = rows._merge.astype(str).replace({**ONE_SIDED, "both": "unclear"})
     change[rows.p20_s_new > rows.p80_s] = "slower"
     change[rows.p80_s_new < rows.p20_s] = "faster"
     change[ratio.where(ratio > 1, 1 / ratio) <= 1 + threshold] = "same"
@@ -108,40 +96,19 @@ def _environments(old: Results, new: Results) -> Table:
 def _changes(rows: pd.DataFrame, change: str) -> Table:
     rows = rows[rows.change == change].sort_values("ratio", ascending=change == "faster")
     columns = {
-        "": _cases(rows) + " " + _inputs(rows),
-        "old": rows.median_s.map(format_seconds),
-        "new": rows.median_s_new.map(format_seconds),
-        "new / old": rows.ratio.map("{:.2f}".format),
+        "": pd.Series([f"{row.suite}: {case_of(row)}" for row in rows.itertuples()], rows.index),
+        "old": texts(rows.median_s, format_seconds),
+        "new": texts(rows.median_s_new, format_seconds),
+        "new / old": texts(rows.ratio, "{:.2f}".format),
     }
     return Table(change, pd.DataFrame(columns))
 
 
 def _by_provider(rows: pd.DataFrame) -> Table:
-    medians = rows.groupby("provider", sort=False).ratio.agg(["size", "median"])
-    counts = pd.crosstab(rows.provider, rows.change).reindex(
-        medians.index, columns=["slower", "faster"], fill_value=0
-    )
-    counts.insert(0, "rows", medians["size"])
-    counts["new / old"] = medians["median"].map("{:.2f}".format)
-    found = counts.astype(str).rename_axis("").rename_axis(None, axis=1).reset_index()
+    counted = rows.assign(slower=rows.change == "slower", faster=rows.change == "faster")
+    columns = {"change": "size", "slower": "sum", "faster": "sum", "ratio": "median"}
+    found = counted.groupby("provider", sort=False).agg(columns)
+    found["ratio"] = texts(found.ratio, "{:.2f}".format)
+    header = ["", "rows", "slower", "faster", "new / old"]
+    found = found.astype(str).reset_index().set_axis(header, axis=1)
     return Table("medians of all rows, by provider", found)
-
-
-def _only(rows: pd.DataFrame, which: str) -> Table:
-    """Inputs, for each suite, network, provider and direction."""
-    rows = rows[rows._merge == {"old": "left_only", "new": "right_only"}[which]]
-    found = _inputs(rows).groupby(_cases(rows), sort=False).agg(", ".join)
-    return Table(f"only in the {which} file", frame(("", "inputs"), found.items()), names=2)
-
-
-def _cases(rows: pd.DataFrame) -> pd.Series:
-    """What was timed, in words."""
-    words = rows.suite + ": " + rows.network + " " + rows.provider + " " + rows.direction
-    return words.str.replace("  ", " ")
-
-
-def _inputs(rows: pd.DataFrame) -> pd.Series:
-    """The input that it was timed with."""
-    layouts = (" as " + rows.layout).where(rows.layout != "x", "")
-    threads = (" on " + rows.threads.astype(str) + " threads").where(rows.threads != 1, "")
-    return rows.dtype.astype(str) + " " + rows["shape"].map(shape_text) + layouts + threads

@@ -73,7 +73,7 @@ def show(tables: Sequence[Table], console: Console) -> None:
         )
         for column, name in enumerate(table.frame):
             figures = column >= table.names
-            header = escape(name).replace(" ", "\n") if figures else escape(name)
+            header = re.sub(r" |(?<=-)", "\n", escape(name)) if figures else escape(name)
             rich.add_column(header, justify="right" if figures else "left", no_wrap=figures)
         for row in table.frame.itertuples(index=False):
             rich.add_row(*(_COLOURS.get(text, escape(text)) for text in row))

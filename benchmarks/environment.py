@@ -12,7 +12,9 @@ from pathlib import Path
 
 import torch
 
-COMMIT = "MISH_CUDA_COMMIT"  # gives the commit where there is no git or no .git
+import mish_cuda
+from mish_cuda.diagnostics import cpu_model
+
 # Facts that every row of a file carries; empty where one does not apply. `clock` is that of the
 # CPU, or of a GPU and its memory, when the run began.
 NAMES = (
@@ -23,9 +25,6 @@ NAMES = (
 
 def collect(device: str, command: str) -> dict[str, str]:
     """The facts of this machine and of the packages in use."""
-    import mish_cuda
-    from mish_cuda.diagnostics import cpu_model
-
     on_cuda = torch.device(device).type == "cuda"
     driver, clock = _driver_and_clocks(device) if on_cuda else ("", _cpu_clock())
     return without_kernels(
@@ -45,7 +44,7 @@ def without_kernels(device: str, command: str, **facts: str) -> dict[str, str]:
     return {
         **dict.fromkeys(NAMES, ""),
         "device": device,
-        "commit": os.environ.get(COMMIT) or _commit(),
+        "commit": os.environ.get("MISH_CUDA_COMMIT") or _commit(),
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda or "",
         "python": platform.python_version(),
@@ -76,21 +75,11 @@ def _commit() -> str:
 
 
 def _cpu_clock() -> str:
-    """The clock of the fastest core now, in MHz, and the highest one where the kernel tells."""
-    clocks = re.findall(r"^cpu MHz\s*: (.*)", _text("/proc/cpuinfo"), re.M)
-    if not clocks:  # not Linux, or not x86
-        return ""
-    highest = _text("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")  # kHz
-    limit = f" of {int(highest) / 1000:.0f}" if highest else ""  # in few virtual machines
-    return f"{max(map(float, clocks)):.0f}{limit} MHz"
-
-
-def _text(path: str) -> str:
-    """Of a file, if it can be read."""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError:
-        return ""
+    """The clock of the fastest core now; empty if this is not Linux, or not x86."""
+    known = Path("/proc/cpuinfo")
+    text = known.read_text(encoding="utf-8") if known.exists() else ""
+    clocks = re.findall(r"^cpu MHz\s*: (.*)", text, re.M)
+    return f"{max(map(float, clocks)):.0f} MHz" if clocks else ""
 
 
 def _driver_and_clocks(device: str) -> tuple[str, str]:
@@ -99,10 +88,8 @@ def _driver_and_clocks(device: str) -> tuple[str, str]:
     uuid = torch.cuda.get_device_properties(device).uuid
     query = "--query-gpu=driver_version,clocks.sm,clocks.max.sm,clocks.mem,clocks.max.mem"
     output = _output_of("nvidia-smi", f"--id=GPU-{uuid}", query, "--format=csv,noheader,nounits")
-    if not output:
-        return "", ""
-    driver, sm, max_sm, memory, max_memory = output.split(", ")
-    return driver, f"SM {sm} of {max_sm} MHz, memory {memory} of {max_memory} MHz"
+    driver, *clocks = output.split(", ")
+    return driver, "SM {} of {} MHz, memory {} of {} MHz".format(*clocks) if clocks else ""
 
 
 def _output_of(*command: str) -> str:

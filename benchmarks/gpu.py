@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.arguments import FAILED, REFUSED, Refused, add_path
+from benchmarks.arguments import FAILED, Refused, add_path
 from csrc.cuda import nvcc
 
 ROOT = Path(__file__).parents[1]
@@ -31,8 +31,7 @@ DESCRIPTION = """\
 Runs these steps, the most valuable first, each within nine minutes; if one fails,
 the others go on. Each is a command of its own, and can be run by itself: its name
 may be given. All write into one folder, which is packed into FOLDER.tar.gz after
-each step. Nothing is fetched: neither network nor git is needed. Where there is no
-git, set MISH_CUDA_COMMIT to what results shall give as their commit.
+each step. Nothing is fetched: neither network nor git is needed.
 
   build      the extension, for the GPUs that are here
   smoke      every kernel once, beside the CPU's bits and the bounds: seconds
@@ -73,28 +72,32 @@ def run(args: argparse.Namespace) -> int:
     return FAILED if failed else 0
 
 
-def steps(out: Path) -> dict[str, list[list[str]]]:
+def steps(out: Path) -> dict[str, list[str]]:
+    """The command lines of each step."""
+    python, folder = shlex.quote(sys.executable), shlex.quote(str(out))
+    measure = f"{python} -m benchmarks"
+    smoke = f"{measure} smoke --device cuda"
+    # Without torch's cache of memory, which would hide an access beyond a tensor.
+    sanitizer = "PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 1 --tool"
     workers = f"-n {min(WORKERS, os.cpu_count() or 1)}" if find_spec("xdist") else ""
-    sanitizer = "compute-sanitizer --error-exitcode 1 --tool"
-    smoke = "{measure} smoke --device cuda"
     # Names as tests end, so that they survive a kill.
-    tests = "{python} -m pytest -v --tb=short -p no:cacheprovider -m '' "
-    tests += f"{workers} -k 'cuda and not build'"
+    tests = f"{python} -m pytest -v --tb=short -p no:cacheprovider -m '' {workers}"
+    tests += " -k 'cuda and not build'"
     first = "tests/ops/test_cuda.py"
-    commands = {
+    return {
         # In this folder, from which the other steps run: needs no pip, and changes no environment.
-        "build": ["{python} setup.py build_ext --inplace", "{python} -m mish_cuda"],
+        "build": [f"{python} setup.py build_ext --inplace", f"{python} -m mish_cuda"],
         "smoke": [smoke],
         "speed": [
-            f"{{measure}} run --device cuda --only gpu --minutes {MINUTES} --csv {{out}}/speed.csv",
-            "{measure} report {out}/speed.csv",
-            "{measure} run --device cuda --only norms --csv {out}/norms.csv",
+            f"{measure} run --device cuda --only gpu --minutes {MINUTES} --csv {folder}/speed.csv",
+            f"{measure} report {folder}/speed.csv",
+            f"{measure} run --device cuda --only norms --csv {folder}/norms.csv",
         ],
-        "variants": [f"{{measure}} variants --minutes {MINUTES} --csv {{out}}/variants.csv"],
+        "variants": [f"{measure} variants --minutes {MINUTES} --csv {folder}/variants.csv"],
         # What no other machine can test comes first.
         "tests": [f"{tests} {first}", f"{tests} --ignore={first} tests"],
         "accuracy": [
-            f"{{measure}} accuracy --device cuda --limit {NUMBERS} --csv {{out}}/accuracy.csv"
+            f"{measure} accuracy --device cuda --limit {NUMBERS} --csv {folder}/accuracy.csv"
         ],
         "sanitizer": [
             # Not API errors: torch asks the driver for functions that it may not have.
@@ -102,57 +105,44 @@ def steps(out: Path) -> dict[str, list[list[str]]]:
             f"{sanitizer} racecheck {smoke}",
         ],
     }
-    python = shlex.quote(sys.executable)
-    names = {"python": python, "measure": f"{python} -m benchmarks", "out": shlex.quote(str(out))}
-    return {
-        step: [shlex.split(line.format(**names)) for line in lines]
-        for step, lines in commands.items()
-    }
 
 
-def run_step(commands: Sequence[Sequence[str]], log: Path, limit: float = LIMIT) -> str:
-    """Run the commands of a step into a log; "ok", or what went wrong first."""
+def run_step(lines: Sequence[str], log: Path, limit: float = LIMIT) -> str:
+    """Run the command lines of a step into a log; "ok", or what went wrong first."""
     end = time.monotonic() + limit
     outcomes = []
     with log.open("w", encoding="utf-8") as file:
-        for command in commands:
+        for line in lines:
+            seconds = f"{max(1, end - time.monotonic()):f}"
+            process = subprocess.Popen(
+                # An interrupt lets it tell what it has.
+                ["timeout", "-s", "INT", "-k", str(GRACE), seconds, "sh", "-c", line],
+                cwd=ROOT,
+                stdout=file,
+                stderr=file,
+                env=environment(),
+                start_new_session=True,
+            )
             try:
-                # In a session of its own: its children, too, would keep the GPU from the next step.
-                process = subprocess.Popen(
-                    command,
-                    cwd=ROOT,
-                    stdout=file,
-                    stderr=file,
-                    env=environment(log.stem),
-                    start_new_session=True,
-                    # Which shells make what they start in the background ignore.
-                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-                )
-            except FileNotFoundError:
-                outcomes.append(f"not run: {command[0]} is not on PATH, nor beside an nvcc")
-                continue
-            try:
-                status = process.wait(max(0, end - time.monotonic()))
-            except (subprocess.TimeoutExpired, KeyboardInterrupt) as stop:
-                os.killpg(process.pid, signal.SIGINT)  # so that it tells what it has
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(GRACE)
-                if isinstance(stop, KeyboardInterrupt):
-                    raise
-                return f"stopped after {limit:g} s, see {log.name}"
+                status = process.wait()
+            except KeyboardInterrupt:
+                process.send_signal(signal.SIGINT)
+                process.wait()
+                raise
             finally:
+                # Its children, too, would keep the GPU from the next step.
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            if time.monotonic() >= end:
+                return f"stopped after {limit:g} s, see {log.name}"
             if status:
-                why = "not run" if status == REFUSED else f"FAILED, exit status {status}"
-                lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                last = f"{lines[-1].strip('= ')}, " if lines else ""
-                outcomes.append(f"{why}: {last}see {log.name}")
+                told = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                last = f"{told[-1].strip('= ')}, " if told else ""
+                outcomes.append(f"FAILED, exit status {status}: {last}see {log.name}")
     return outcomes[0] if outcomes else "ok"
 
 
-def environment(step: str) -> dict[str, str]:
+def environment() -> dict[str, str]:
     toolkits, _ = nvcc.find(os.environ, [])
     folders = [os.environ.get("PATH", ""), *(str(toolkit.root / "bin") for toolkit in toolkits)]
     # Code for GPUs that are not here would take minutes to compile.
@@ -160,6 +150,4 @@ def environment(step: str) -> dict[str, str]:
     archs = ";".join(f"{major}.{minor}" for major, minor in sorted(set(capabilities)))
     build = {"MISH_CUDA_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": archs}
     more = {"PATH": os.pathsep.join(folders), "PYTHONUNBUFFERED": "1"}
-    if step == "sanitizer":  # torch's cache of memory would hide an access beyond a tensor
-        more["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
     return {**os.environ, **build, **more}

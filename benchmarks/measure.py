@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,12 +14,10 @@ from rich.console import Console
 
 from benchmarks import environment, memory, providers, results, timing, views
 from benchmarks.arguments import FAILED, INTERRUPTED
-from benchmarks.cases import Case, Group, Shape
+from benchmarks.cases import Case, Group
 from benchmarks.display import progress_bar
-from benchmarks.providers import Inputs, make_inputs, statement
+from benchmarks.providers import make_inputs, statement
 from benchmarks.timing import Sampler, describe, quantiles, sampler, take_turns, threads
-
-CALLS = 2000  # of a function on one element, for the cost of a call on a GPU
 
 # How to call a case once, and how to begin sampling it.
 Prepared = tuple[Callable[[], Any], Callable[[], Sampler]]
@@ -30,11 +27,10 @@ Prepare = Callable[[Sequence[Case], str], Callable[[Case], Prepared]]
 
 @dataclass
 class Measured:
-    """Rows of a file of results, why other cases failed, and whether Ctrl-C ended it early."""
+    """Rows of a file of results, and why other cases failed."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     failures: dict[Case, str] = field(default_factory=dict)
-    interrupted: bool = False
 
     def fail(self, case: Case, error: Exception) -> None:
         self.failures[case] = describe(error)
@@ -51,8 +47,8 @@ def measure(
     """Sample every case once per round, for about `seconds` and at least `group.min_rounds`, after
     `warmup` calls of each. A case that fails is dropped; the others continue."""
     if prepare is None:
-        on_cuda = torch.device(device).type == "cuda"
-        prepare = by_calls if group.suite == "launch" else by_graphs if on_cuda else by_clock
+        # A graph would leave out what a launch costs.
+        prepare = by_clock if device == "cpu" or group.suite == "launch" else by_graphs
     found = Measured()
     samplers, peaks = {}, {}
     prepared: Callable[[Case], Prepared] | None = None
@@ -63,27 +59,23 @@ def measure(
             with threads(case.threads):
                 for _ in range(warmup):
                     call()
-                if case.direction in ("forward+backward", "training step"):
+                if case.trains:
                     peaks[case] = memory.peak(call, device)
             samplers[case] = start()
         except Exception as error:
             found.fail(case, error)
-    times, found.interrupted = take_turns(samplers, seconds, group.min_rounds, found.fail)
-    for case, taken in times.items():
+    for case, taken in take_turns(samplers, seconds, group.min_rounds, found.fail).items():
         measured = {**quantiles(taken), "peak_bytes": peaks.get(case, "")}
         found.rows.append({"suite": group.suite, **case.row(), **measured})
     return found
 
 
 def by_clock(cases: Sequence[Case], device: str) -> Callable[[Case], Prepared]:
-    """Blocks of calls."""
-
-    @functools.cache
-    def inputs(dtype: str, shape: Shape, layout: str) -> Inputs:
-        return make_inputs(Case("", "", dtype, shape, layout), device)
+    """Blocks of calls, for cases of one dtype, shape and layout."""
+    inputs = make_inputs(cases[0], device)
 
     def prepared(case: Case) -> Prepared:
-        timed = statement(case, inputs(case.dtype, case.shape, case.layout))
+        timed = statement(case, inputs)
         return timed.function(), lambda: sampler(timed)
 
     return prepared
@@ -101,17 +93,6 @@ def by_graphs(cases: Sequence[Case], device: str) -> Callable[[Case], Prepared]:
         partial(providers.call, case, inputs[0]),
         lambda: timing.graph_sampler(partial(providers.call, case), inputs, calls, device, pool),
     )
-
-
-def by_calls(cases: Sequence[Case], device: str) -> Callable[[Case], Prepared]:
-    """Calls one after the other between two CUDA events: what it takes to launch them."""
-    inputs = make_inputs(cases[0], device)
-
-    def prepared(case: Case) -> Prepared:
-        call = statement(case, inputs).function()
-        return call, lambda: lambda: timing.elapsed(call, CALLS) / CALLS
-
-    return prepared
 
 
 def record(
@@ -154,8 +135,6 @@ def record(
                 write(measured.rows)
                 count += len(measured.rows)
                 failures += measured.failures.items()
-                if measured.interrupted:
-                    raise KeyboardInterrupt
                 bar.advance(task)
     except KeyboardInterrupt:
         console.print("Interrupted: what was measured is kept.")

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import json
 import os
 import platform
 import re
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd.profiler import profile
 
 from benchmarks.arguments import Refused
 from benchmarks.units import format_bytes
@@ -78,11 +76,9 @@ def _available() -> int | None:
 def _allocations(function: Callable[[], object]) -> list[int]:
     """Bytes of each allocation on the CPU, negative where one is freed, in their order."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler tells when it starts
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(profile_memory=True) as profiler:
         function()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder, "trace.json")
-        profiler.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_bytes())["traceEvents"]
-    events = [event for event in events if event.get("name") == "[memory]"]
-    return [event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])]
+    # Not profiler.events(), in which what an op allocates and what it frees is one number.
+    events = profiler.kineto_results.events()
+    changes = [event for event in events if event.name() == "[memory]"]
+    return [event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mish_cuda
-from benchmarks import cases
-from benchmarks.cases import BLOCKS, DTYPES, LAYOUTS, NORMS, SURROUNDINGS, Case
+from benchmarks.cases import DTYPES, SURROUNDINGS, Case, laid_out
 from benchmarks.timing import Statement, threads
 
 Function = Callable[..., Any]
@@ -38,75 +36,11 @@ def make_inputs(case: Case, device: str, seed: int = 0) -> Inputs:
     Never zeros: some kernels are faster on them, and subnormal results slower.
     """
     generator = torch.Generator(device).manual_seed(seed)
-    dtype = DTYPES[case.dtype]
-    base = torch.randn(case.shape, generator=generator, device=device).mul_(3).to(dtype)
-    x = LAYOUTS[case.layout](base)
+    base = torch.randn(case.shape, generator=generator, device=device).mul_(3)
+    x = laid_out(case.layout, base.to(DTYPES[case.dtype]))
     # empty_like keeps the strides of dense inputs, as autograd does for the gradients it passes.
     g = torch.empty_like(x).copy_(torch.randn(x.shape, generator=generator, device=device))
     return Inputs(x, x.detach().requires_grad_(), g, torch.empty_like(x))
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """torch.compile of the lambda `text`, in which `function` is called f, for all sizes.
-
-    It is compiled when it is asked for: the compiler takes seconds to import.
-    """
-
-    text: str
-    function: Function
-    trains: bool = False
-
-
-@dataclass(frozen=True)
-class Block:
-    """A norm with Mish behind it; `block` is one of BLOCKS."""
-
-    norm: str
-    block: str
-    trains: bool
-
-
-@functools.cache  # a graph of calls is not to hold the making of layers
-def _layers(
-    block: Block, channels: int, dims: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Function, list[Tensor]]:
-    """The function, and its parameters: float32, or of the dtype of a wider input."""
-    grouped = block.norm == "GroupNorm"
-    suffix = "" if grouped else f"{max(dims - 2, 1)}d"
-    sizes = (NORM_GROUPS, channels) if grouped else (channels,)
-    mish = _MISH.get(block.block)  # else one op
-    kind = (
-        getattr(nn, block.norm + suffix)
-        if mish
-        else getattr(mish_cuda, f"{block.norm}Mish{suffix}")
-    )
-    norm = kind(*sizes, device=device, dtype=torch.promote_types(dtype, torch.float32))
-    norm.train(block.trains).requires_grad_(block.trains)
-    return (lambda x: mish(norm(x))) if mish else norm, list(norm.parameters())
-
-
-def statement(case: Case, inputs: Inputs) -> Statement:
-    """The call that `case` times, on `inputs`; compiled first where it is to be."""
-    text, function = _RECIPES[case.provider][case.direction]
-    x = inputs.x
-    names = {"grad": torch.autograd.grad, "add": torch.add, "f": function, **vars(inputs)}
-    if isinstance(function, Compiled):
-        with threads(case.threads):
-            names["f"] = _compile(function, x.dtype, x.device, case.threads)
-    elif isinstance(function, Block):
-        names["f"], parameters = _layers(function, x.shape[1], x.dim(), x.dtype, x.device)
-        names["leaves"] = [inputs.leaf, *parameters]
-    elif function is _our_gradient and mish_cuda.backend(x) != "eager":
-        names["f"] = torch.ops.mish_cuda.mish_backward  # without a Python function around it
-    elif case.provider == "naive" and case.direction == "backward" and not x.is_cuda:
-        # On CUDA autograd would run on the stream of its forward, not the one a graph captures.
-        text, names["y"] = "grad(y, leaf, g, retain_graph=True)", naive(inputs.leaf)
-    return Statement(text, names, case.threads)
-
-
-def call(case: Case, inputs: Inputs) -> Any:
-    return statement(case, inputs).function()()
 
 
 def naive(x: Tensor) -> Tensor:
@@ -141,92 +75,101 @@ def _our_gradient(g: Tensor, x: Tensor) -> Tensor:
     return mish_cuda.mish_backward(x, g)
 
 
-def _triton(name: str, *operands: Tensor) -> Tensor:
-    """Calls a function of triton_mish, which is imported when it is first called."""
-    from benchmarks import triton_mish
+_aten = torch.ops.aten
+# Of each provider forward, and the backward op that takes the incoming gradient and x.
+_FUNCTIONS: dict[str, tuple[Function, Function]] = {
+    "mish_cuda": (mish_cuda.mish, _our_gradient),
+    "F.mish": (F.mish, _aten.mish_backward),
+    "naive": (naive, _gradient),
+    "memory-efficient": (_MemoryEfficient.apply, _gradient),
+    "F.silu": (F.silu, _aten.silu_backward),
+    "F.gelu": (F.gelu, _aten.gelu_backward),
+    "relu": (torch.relu, _aten.threshold_backward),
+}
+# The text of a statement by its direction, and that of a provider with another.
+_TEXTS = {
+    "forward": "f(x)",
+    "forward out=": "f(x, out=out)",
+    "backward": "f(g, x)",
+    "forward+backward": "grad(f(leaf), leaves, g)",
+}
+_OTHER_TEXTS = {
+    ("relu", "backward"): "f(g, x, 0)",
+    ("copy", "forward"): "out.copy_(x)",
+    ("copy", "forward out="): "out.copy_(x)",
+    # In place of a backward the plainest pass with its traffic: two reads, one write.
+    ("copy", "backward"): "add(g, x, out=out)",
+    ("copy", "forward+backward"): "(out.copy_(x), add(g, x, out=out))",
+}
 
-    result: Tensor = getattr(triton_mish, name)(*operands)
-    return result
+
+def statement(case: Case, inputs: Inputs) -> Statement:
+    """The call that `case` times, on `inputs`; compiled first where it is to be."""
+    provider, backward = case.provider, case.direction == "backward"
+    x = inputs.x
+    text = _OTHER_TEXTS.get((provider, case.direction), _TEXTS[case.direction])
+    names = {"grad": torch.autograd.grad, "add": torch.add, "leaves": inputs.leaf, **vars(inputs)}
+    if provider.startswith("compiled "):
+        names["f"] = _compiled(replace(case, shape=()), x.device)
+    elif " and Mish by " in provider:
+        names["f"], parameters = _layers(case, x.device)
+        names["leaves"] = [inputs.leaf, *parameters]
+    elif provider == "mish_cuda" and backward and mish_cuda.backend(x) != "eager":
+        names["f"] = torch.ops.mish_cuda.mish_backward  # without a Python function around it
+    elif provider == "naive" and backward and not x.is_cuda:
+        # On CUDA autograd would run on the stream of its forward, not the one a graph captures.
+        text, names["y"] = "grad(y, leaf, g, retain_graph=True)", naive(inputs.leaf)
+    elif provider == "triton":
+        from benchmarks import triton_mish  # needs Triton
+
+        names["f"] = triton_mish.backward if backward else triton_mish.forward
+    elif provider != "copy":
+        names["f"] = _FUNCTIONS[provider][backward]
+    return Statement(text, names, case.threads)
+
+
+def call(case: Case, inputs: Inputs) -> Any:
+    return statement(case, inputs).function()()
+
+
+@functools.cache  # a graph of calls is not to hold the making of layers
+def _layers(case: Case, device: torch.device) -> tuple[Function, list[Tensor]]:
+    """A norm with Mish behind it, and its parameters: float32, or of the dtype of a wider input."""
+    norm, _, block = case.provider.partition(" and Mish by ")
+    grouped = norm == "GroupNorm"
+    suffix = "" if grouped else f"{max(len(case.shape) - 2, 1)}d"
+    sizes = (NORM_GROUPS, case.shape[1]) if grouped else (case.shape[1],)
+    one_op = block == "one op"
+    kind = getattr(mish_cuda, f"{norm}Mish{suffix}") if one_op else getattr(nn, norm + suffix)
+    dtype = torch.promote_types(DTYPES[case.dtype], torch.float32)
+    layer = kind(*sizes, device=device, dtype=dtype)
+    layer.train(case.trains).requires_grad_(case.trains)
+    if one_op:
+        return layer, list(layer.parameters())
+    mish, _ = _FUNCTIONS[block]
+    return (lambda x: mish(layer(x))), list(layer.parameters())
 
 
 @functools.cache
-def _compile(
-    compiled: Compiled, dtype: torch.dtype, device: torch.device, threads: int
-) -> Function:
-    """A lambda of its own for each dtype, use and number of threads: torch compiles the same piece
-    of code anew eight times and no more."""
+def _compiled(case: Case, device: torch.device) -> Function:
+    """A function compiled for all sizes, so `case` has none.
+
+    Each is a lambda of its own: torch compiles the same piece of code anew eight times and no more.
+    """
     # The compiler's caches know our op by its name only: what an earlier formula was compiled to
     # would be timed.
     torch.compiler.config.cache_key_tag = str(time.time_ns())
-    inner = eval(compiled.text, {"f": compiled.function, "relu": torch.relu})
+    name, _, surrounding = case.provider.removeprefix("compiled ").partition(" in ")
+    backward = case.direction == "backward"
+    expression = SURROUNDINGS[surrounding or "f(x)"]
+    text = "lambda g, x: f(g, x)" if backward else f"lambda x: {expression}"
+    inner = eval(text, {"f": _FUNCTIONS[name][backward], "relu": torch.relu})
     # fullgraph: else, where it gives up, it goes on in eager calls with a mere warning.
     result: Function = torch.compile(inner, dynamic=True, fullgraph=True)
     # Inductor tunes its code for the first size that it sees. As many tensors as operands: of one,
     # given twice, it would make a kernel with one operand.
-    kind: dict[str, Any] = {"dtype": dtype, "device": device, "requires_grad": compiled.trains}
     size = 2**20 if device.type == "cpu" else 2**26
-    result(*(torch.ones(size, **kind) for _ in range(inner.__code__.co_argcount)))
+    kind: dict[str, Any] = {"dtype": DTYPES[case.dtype], "requires_grad": case.trains}
+    with threads(case.threads):
+        result(*(torch.ones(size, device=device, **kind) for _ in range(1 + backward)))
     return result
-
-
-# The text of a statement, and what is called f in it.
-Recipe = tuple[str, Function | Compiled | Block | None]
-_BOTH = "grad(f(leaf), leaf, g)"
-
-
-def _eager(forward: Function, backward: Function, arguments: str = "g, x") -> dict[str, Recipe]:
-    return {
-        "forward": ("f(x)", forward),
-        "backward": (f"f({arguments})", backward),
-        "forward+backward": (_BOTH, forward),
-    }
-
-
-def _compiled(forward: Function, backward: Function) -> dict[str, Recipe]:
-    return {
-        "forward": ("f(x)", Compiled("lambda x: f(x)", forward)),
-        "backward": ("f(g, x)", Compiled("lambda g, x: f(g, x)", backward)),
-        "forward+backward": (_BOTH, Compiled("lambda x: f(x)", forward, trains=True)),
-    }
-
-
-_MISH: dict[str, Function] = {"F.mish": F.mish, "mish_cuda": mish_cuda.mish}
-_aten = torch.ops.aten
-
-_RECIPES: dict[str, dict[str, Recipe]] = {
-    **{
-        cases.compiled_provider(name, surrounding): {
-            "forward+backward": (_BOTH, Compiled(f"lambda x: {expression}", function, trains=True))
-        }
-        for name, function in _MISH.items()
-        for surrounding, expression in SURROUNDINGS.items()
-    },
-    **{
-        cases.norm_provider(norm, block): {
-            "forward": ("f(x)", Block(norm, block, trains=False)),
-            "forward+backward": ("grad(f(leaf), leaves, g)", Block(norm, block, trains=True)),
-        }
-        for norm in NORMS
-        for block in BLOCKS
-    },
-    "mish_cuda": {
-        **_eager(mish_cuda.mish, _our_gradient),
-        "forward out=": ("f(x, out=out)", mish_cuda.mish),
-    },
-    "F.mish": _eager(F.mish, _aten.mish_backward),
-    "naive": _eager(naive, _gradient),
-    "memory-efficient": _eager(_MemoryEfficient.apply, _gradient),
-    "compiled F.mish": _compiled(F.mish, _aten.mish_backward),
-    "compiled mish_cuda": _compiled(mish_cuda.mish, _our_gradient),
-    "F.silu": _eager(F.silu, _aten.silu_backward),
-    "F.gelu": _eager(F.gelu, _aten.gelu_backward),
-    "relu": _eager(torch.relu, _aten.threshold_backward, "g, x, 0"),
-    "triton": _eager(partial(_triton, "forward"), partial(_triton, "backward")),
-    # In place of a backward the plainest pass with its traffic: two reads, one write.
-    "copy": {
-        "forward": ("out.copy_(x)", None),
-        "forward out=": ("out.copy_(x)", None),
-        "backward": ("add(g, x, out=out)", None),
-        "forward+backward": ("(out.copy_(x), add(g, x, out=out))", None),
-    },
-}

@@ -7,7 +7,6 @@ A file holds rows of one kind: "speed" (of `run`, `networks`), "errors" (of `acc
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ import pandas as pd
 
 from benchmarks import environment
 from benchmarks.arguments import Refused
-from benchmarks.cases import DTYPES, KERNEL_DIRECTIONS, LAYOUTS
 
 # The columns of each kind of file, in their order, before those of the environment.
 KINDS = {
@@ -32,39 +30,12 @@ KINDS = {
     "epochs": "dataset activation seed epoch train_loss test_accuracy seconds epochs width "
     "batch_size threads learning_rate",
 }
-# What belongs in the columns of these names, as texts or as numbers; in all others any text does.
-_ONE_OF: dict[str, Iterable[str]] = {
-    "suite": ("kernels", "compiled", "norms", "claims", "gpu", "launch", "networks", "variants"),
-    "dtype": DTYPES,
-    "layout": LAYOUTS,
-    "formula": ("ours", "plain"),
-    "dataset": ("digits", "cifar10", "cifar100"),
-    "activation": ("Mish", "Swish", "ReLU", "GELU"),
-}
-# Of "speed".
-_DIRECTIONS = (*KERNEL_DIRECTIONS, "double backward", "forward out=", "training step", "inference")
-# A text that is empty or nan is NaN, which fails comparisons other than !=.
-_CHECKS: dict[str, tuple[str, Callable[[pd.Series], pd.Series]]] = {
-    "numel threads rounds numbers epoch epochs width batch_size": (
-        "a whole number above 0",
-        lambda v: (v >= 1) & (v % 1 == 0),
-    ),
-    "bytes tried correct elements registers spill_bytes checks branches local_accesses "
-    "stored_elements late_loads seed": ("a whole number", lambda v: (v >= 0) & (v % 1 == 0)),
-    "median_s p20_s p80_s learning_rate": (
-        "a number above 0",
-        lambda v: (v > 0) & (v < math.inf),
-    ),
-    "ulp absolute seconds instructions_least instructions_most mufu_least mufu_most": (
-        "a number from 0 on",
-        lambda v: v >= 0,
-    ),
-    "low high ulp_at absolute_at": ("a number or nothing", lambda v: v.isna() | v.notna()),
-    "peak_bytes": ("a whole number or nothing", lambda v: v.isna() | (v >= 0) & (v % 1 == 0)),
-    "train_loss": ("a number from 0 on", lambda v: ~(v < 0)),  # NaN: diverged
-    "test_accuracy": ("a percentage", lambda v: v.between(0, 100)),
-}
-_NUMBERS = {name: check for names, check in _CHECKS.items() for name in names.split()}
+_TEXTS = (
+    *("suite", "network", "provider", "direction", "dtype", "shape", "layout", "function"),
+    *("implementation", "reference", "arch", "formula", "dataset", "activation", "access_bits"),
+)
+# The numbers that a row may lack. Of a training that diverged the loss is nan.
+_OPTIONAL = ("peak_bytes", "low", "high", "ulp_at", "absolute_at", "train_loss")
 
 
 @dataclass(frozen=True)
@@ -107,9 +78,7 @@ def open_writer(
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="", encoding="utf-8") as file:  # "w" would empty it at once
         table = csv.DictWriter(file, columns(kind), lineterminator="\n")
-        begun = not file.tell()
-        if begun:
-            table.writeheader()
+        begun = False
 
         def write(rows: Iterable[Mapping[str, Any]]) -> None:
             nonlocal begun
@@ -130,52 +99,35 @@ def parse(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
     Raises:
         ValueError: a text is not what belongs in its column.
     """
-
-    def require(fits: pd.Series, name: str, expected: str) -> None:
-        if not fits.all():
-            place = fits.to_numpy().argmin()
-            got = texts[name].iloc[place]
-            raise ValueError(f"line {place + 2}: expected {expected} as {name}, got {got!r}")
-
-    texts = frame
+    numbers = {}
     for name in KINDS[kind].split():
-        if name in _NUMBERS:
-            expected, check = _NUMBERS[name]
-            values = pd.to_numeric(texts[name].replace("", "nan"), errors="coerce")
-            known = values.notna() | texts[name].isin(("", "nan"))
-            require(known & check(values), name, expected)
-            frame = frame.assign(**{name: values})
-        elif name in _ONE_OF:
-            require(texts[name].isin(_ONE_OF[name]), name, f"one of {', '.join(_ONE_OF[name])}")
-    if kind == "speed":
-        axes = texts["shape"].str.fullmatch(r"[1-9]\d*(x[1-9]\d*)*")
-        require(axes, "shape", "axes of 1 and more, as 8x64x32x32,")
-        require(texts.direction.isin(_DIRECTIONS), "direction", f"one of {', '.join(_DIRECTIONS)}")
-        ordered = frame.median_s.between(frame.p20_s, frame.p80_s)
-        require(ordered, "median_s", "a time from p20_s to p80_s")
-    return frame
+        if name not in _TEXTS:
+            numbers[name] = pd.to_numeric(frame[name], errors="coerce")
+            lacking = frame[name].isin(("", "nan")) & (name in _OPTIONAL)
+            wrong = (numbers[name].isna() & ~lacking).to_numpy()
+            if wrong.any():
+                place = wrong.argmax()
+                got = frame[name].iloc[place]
+                raise ValueError(f"line {place + 2}: expected a number as {name}, got {got!r}")
+    return frame.assign(**numbers)
 
 
 def _read(path: Path, name: str, kind: str | None) -> Results:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *lines = list(csv.reader(file)) or [[]]
-        found = next((k for k in KINDS if {*columns(k)} <= {*header}), None)
-        if found is None:
-            raise ValueError("it lacks columns")
-    except (ValueError, csv.Error) as error:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        lacking = {k: [c for c in columns(k) if c not in frame] for k in KINDS}
+        found = min(KINDS, key=lambda k: len(lacking[k]))
+        if lacking[found]:
+            raise ValueError(f"it lacks the columns {', '.join(lacking[found])}")
+        rows = parse(frame, found)
+        if (rows.date == "").any():  # the last column that is never empty
+            raise ValueError("a line is cut off")
+    except ValueError as error:
         raise Refused(f"{path} is no file of results, or a damaged one: {error}") from error
     if found != (kind or found):
         raise Refused(f"{path} holds {found}, expected a file of {kind}")
-    if not lines:
+    if rows.empty:
         raise Refused(f"{path} holds no rows: nothing was measured")
-    try:
-        for number, line in enumerate(lines, 2):
-            if len(line) != len(header):
-                raise ValueError(f"line {number}: expected a text for each column")
-        rows = parse(pd.DataFrame(lines, columns=header, dtype=str), found)
-    except ValueError as error:
-        raise Refused(f"{path} is damaged: {error}") from error
     return Results(path, name, found, rows[list(environment.NAMES)].iloc[0].to_dict(), rows)
 
 

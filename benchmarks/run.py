@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from typing import Any
 
 from benchmarks import cases, memory
 from benchmarks.arguments import (
@@ -22,15 +23,8 @@ from benchmarks.units import format_shape
 from mish_cuda._extension import REASON, REMEDY
 
 TENSORS_AT_ONCE = 10  # of a case at most: inputs, and what naive Mish allocates beside them
-# Ours and torch's names, of which the old package's perftest.py took the latter.
-_DTYPES = {
-    called: name
-    for name, dtype in cases.DTYPES.items()
-    for called in (name, str(dtype), str(dtype).removeprefix("torch."))
-}
 _PRESETS = "\n".join(
-    f"  {name}: {' '.join(map(format_shape, cases.preset_shapes(name, 1)))}"
-    for name in cases.PRESETS
+    f"  {name}: {' '.join(map(format_shape, shapes))}" for name, shapes in cases.PRESETS.items()
 )
 
 DESCRIPTION = f"""\
@@ -82,7 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kernels.add_argument("--preset", choices=cases.PRESETS, help=what)
     add_number(kernels, "--batch", help="first axis of the shapes of --preset")
     usual = f"{', '.join(cases.DTYPES)}, torch's names of them, or all (default: all)"
-    add_names(kernels, ("-t", "--type", "--dtypes"), (*_DTYPES, "all"), usual, dest="dtypes")
+    names = (*cases.DTYPES, "all")
+    flags = ("-t", "--type", "--dtypes")
+    add_names(kernels, flags, names, usual, dest="dtypes", type=dtype, default=())
     add_names(kernels, ("--directions",), cases.KERNEL_DIRECTIONS)
     usual = f"{', '.join(map(repr, cases.PROVIDERS))} (default: those neither compiled nor triton)"
     add_names(kernels, ("--providers",), cases.PROVIDERS, usual)
@@ -103,9 +99,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def shape(text: str) -> Shape:
-    """An argument such as 4096, 8x64x32x32 or (8,64,32,32). argparse names the function if it
-    raises a ValueError."""
+    """An argument such as 4096, 8x64x32x32 or (8,64,32,32)."""
     return tuple(map(whole_number, text.strip("()[]").rstrip(",").replace(",", "x").split("x")))
+
+
+def dtype(text: str) -> str:
+    """Our name for torch's, which the old package's perftest.py took."""
+    name = text.removeprefix("torch.")
+    return {str(d).removeprefix("torch."): ours for ours, d in cases.DTYPES.items()}.get(name, name)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -132,37 +133,31 @@ def choose(args: argparse.Namespace) -> list[Group]:
         raise Refused(f"mish_cuda has no kernels to measure: {REASON}. {REMEDY}.")
     if args.batch and not args.preset:
         raise Refused("--batch: expected a --preset, whose shapes it scales")
-    preset = cases.preset_shapes(args.preset, args.batch or 1) if args.preset else ()
-    dtypes = {_DTYPES[name]: None for name in args.dtypes or () if name != "all"}
-    chosen = {
-        "shapes": list(dict.fromkeys([*(args.shapes or ()), *preset])),
-        "dtypes": cases.DTYPES if "all" in (args.dtypes or ()) else tuple(dtypes),
+    preset = [(args.batch or 1, *shape[1:]) for shape in cases.PRESETS.get(args.preset, ())]
+    options = {
+        "shapes": dict.fromkeys([*(args.shapes or ()), *preset]),
+        "dtypes": cases.DTYPES if "all" in args.dtypes else dict.fromkeys(args.dtypes),
         "directions": args.directions,
         "providers": args.providers,
         "threads": args.threads,
     }
-    chosen = {name: choice for name, choice in chosen.items() if choice}
-    norm = cases.PRESET_NORMS.get(args.preset)
-    of_norms = {k: v for k, v in chosen.items() if k in ("dtypes", "directions", "threads")}
-    if norm:
-        of_norms["shapes"] = {norm: preset}
+    chosen: dict[str, Any] = {name: choice for name, choice in options.items() if choice}
     if chosen and args.only not in (None, "kernels"):
         raise Refused(f"--only {args.only}: expected no options that choose kernels")
-    on_cpu = args.device == "cpu"
-    wanted = {"claims": "cpu", "gpu": "cuda"}.get(args.only)
-    if wanted and on_cpu != (wanted == "cpu"):
-        raise Refused(f"--only {args.only}: expected --device {wanted}")
-    suites = {
-        "kernels": lambda: cases.kernel_groups(**chosen),
-        "compiled": cases.compiled_groups,
-        "norms": lambda: cases.norm_groups(**of_norms),
-        "claims": claim_groups,
-        "gpu": cases.gpu_groups,
-    }
-    usual = ("kernels", "compiled", "norms", *(("claims",) if on_cpu else ()))
-    some = ("kernels", "norms") if norm and not args.providers else ("kernels",)
-    names = (args.only,) if args.only else some if chosen else usual
-    groups = [group for name in names for group in suites[name]() if group.cases]
+    needed = {"claims": "cpu", "gpu": "cuda"}.get(args.only, "")
+    if not args.device.startswith(needed):
+        raise Refused(f"--only {args.only}: expected --device {needed}")
+    names = (args.only,) if args.only else ("kernels", "compiled", "norms")
+    grids = [grid for name in names for grid in cases.SUITES.get(name, ())]
+    if chosen:
+        grids = [replace(grid, **chosen) for grid in cases.SUITES["kernels"]]
+        norm = cases.PRESET_NORMS.get(args.preset)
+        if norm and not (args.only or args.providers):
+            behind = [grid for grid in cases.SUITES["norms"] if grid.providers[0].startswith(norm)]
+            grids += [replace(grid, **chosen | {"shapes": preset}) for grid in behind]
+    groups = [group for grid in grids for group in grid.groups()]
+    if args.only == "claims" or not (args.only or chosen or args.device != "cpu"):
+        groups += claim_groups()
     if not groups:
         raise Refused("expected a provider that has one of the --directions")
     return [replace(group, min_rounds=args.n_repeat or group.min_rounds) for group in groups]

@@ -9,17 +9,16 @@ import pandas as pd
 
 from benchmarks import claims
 from benchmarks.cases import BLOCKS, CHOSEN, COMPILED, DTYPES, GRIDS, PROVIDERS, shape_of
-from benchmarks.display import Table, frame, verdict_table
+from benchmarks.display import Table, verdict_table
 from benchmarks.units import format_bytes, format_seconds, format_shape, three_digits
 
 KERNEL_NOTE = """\
-ours: mish_cuda, the median time of a call. Others: multiples of it; without ours, of the first
-one's. M: 2^20 elements. GB/s: of the first, for 2 (forward), 3 (backward) or 5 (both) tensors read
-or written. naive: x * tanh(softplus(x)), eager. mem. eff., memory-efficient: the same, but it saves
-x alone and computes the rest again in backward. comp.: compiled, under torch.compile. copy:
-out.copy_(x); in place of a backward torch.add(g, x, out=out); in forward+backward both. Its result
-is allocated beforehand, the others allocate theirs in the call. In place of a backward, relu on a
-GPU is threshold_backward."""
+Of the first, mish_cuda, the median time of a call; of the others multiples of it. M: 2^20 elements.
+GB/s: of the first, for 2 (forward), 3 (backward) or 5 (both) tensors read or written. naive:
+x * tanh(softplus(x)), eager. memory-efficient: the same, but it saves x alone and computes the rest
+again in backward. compiled: under torch.compile. copy: out.copy_(x); in place of a backward
+torch.add(g, x, out=out); in forward+backward both. Its result is allocated beforehand, the others
+allocate theirs in the call. In place of a backward, relu is threshold_backward."""
 MEMORY_NOTE = """\
 Peak memory within forward and backward of one call, results included, in sizes of the input. A
 whole network shows what is saved between them: see `networks`."""
@@ -38,15 +37,6 @@ VARIANTS_NOTE = """\
 Share: time of the fastest variant over that of the chosen figures, the geometric mean of several
 cases."""
 NONE = "none"  # nothing in the activation's place: what a network takes without it
-
-_SHORT = {
-    "mish_cuda": "ours",
-    "memory-efficient": "mem. eff.",
-    "compiled F.mish": "comp. F.mish",
-    "compiled mish_cuda": "comp. ours",
-    "F.silu": "silu",
-    "F.gelu": "gelu",
-}
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:
@@ -70,9 +60,7 @@ def _pivot(rows: pd.DataFrame, values: str, index: list[str], columns: str) -> p
     """Values by dtype, shape and more, in the order of dtypes and sizes."""
     order = rows.dtype.map({dtype: place for place, dtype in enumerate(DTYPES)})
     rows = rows.assign(order=order).sort_values(["order", "numel"], kind="stable")
-    return rows.pivot_table(
-        index=index, columns=columns, values=values, aggfunc="first", sort=False
-    )
+    return rows.pivot_table(values, index, columns, aggfunc="first", sort=False)
 
 
 def _kernels(rows: pd.DataFrame) -> Iterator[Table]:
@@ -83,9 +71,9 @@ def _kernels(rows: pd.DataFrame) -> Iterator[Table]:
         times = times.reindex(columns=[base, *others])
         rates = alike.groupby(["dtype", "shape"]).bytes.first() / times[base] / 1e9
         columns = {
-            _SHORT.get(base, base): _texts(times[base], format_seconds),
-            "GB/s": _texts(rates.reindex(times.index), three_digits),
-        } | {_SHORT.get(n, n): _texts(times[n] / times[base], three_digits) for n in others}
+            base: texts(times[base], format_seconds),
+            "GB/s": texts(rates.reindex(times.index), three_digits),
+        } | {name: texts(times[name] / times[base], three_digits) for name in others}
         title = f"{direction}, CPU threads: {threads}"
         yield Table(title, _by_input(times, columns), KERNEL_NOTE, 2)
 
@@ -98,9 +86,7 @@ def _memory(rows: pd.DataFrame) -> Iterator[Table]:
     rows = rows[rows.numel == rows.groupby("dtype").numel.transform("max")]
     sizes = rows.peak_bytes / (rows.numel * rows.dtype.map(lambda d: DTYPES[d].itemsize))
     wide = _pivot(rows.assign(sizes=sizes), "sizes", ["dtype", "shape"], "provider")
-    columns = {
-        _SHORT.get(name, name): _texts(wide[name], "{:.1f}".format) for name in _providers(rows)
-    }
+    columns = {name: texts(wide[name], "{:.1f}".format) for name in _providers(rows)}
     yield Table("peak memory of forward+backward", _by_input(wide, columns), MEMORY_NOTE, 2)
 
 
@@ -133,10 +119,9 @@ def _with_neighbours(rows: pd.DataFrame) -> Iterator[Table]:
     """A table for each suite of _NEIGHBOURS, direction and number of threads."""
     for suite, (_, title, (ours, *others), note) in _NEIGHBOURS.items():
         for direction, threads, times in neighbour_times(rows, suite):
-            columns = {name: _texts(times[name], format_seconds) for name in (ours, *others)}
-            for name in others:
-                ratios = times[name] / times[ours]
-                columns[f"over {name}"] = _texts(ratios, "{:.2f}x".format)
+            ratios = times[others].div(times[ours], axis=0).add_prefix("over ")
+            columns = {name: texts(times[name], format_seconds) for name in times}
+            columns |= {name: texts(ratios[name], "{:.2f}x".format) for name in ratios}
             found = _by_input(times, columns)
             yield Table(f"{title}, {direction}, CPU threads: {threads}", found, note, 3)
 
@@ -153,16 +138,16 @@ def _networks(rows: pd.DataFrame) -> Iterator[Table]:
             .reindex([*names, *{"F.mish", NONE}.difference(names)])
             for direction in ("training step", "inference")
         )
-        low, high = (_texts(step[edge], format_seconds) for edge in ("p20_s", "p80_s"))
+        low, high = (texts(step[edge], format_seconds) for edge in ("p20_s", "p80_s"))
         columns = {
             "activation": pd.Series(step.index, step.index),
-            "step": _texts(step.median_s, format_seconds),
+            "step": texts(step.median_s, format_seconds),
             "p20 to p80": (low + " to " + high).where(low != "", ""),
-            "speed up": _texts(step.median_s["F.mish"] / step.median_s, "{:.2f}x".format),
-            "share": _texts(1 - step.median_s[NONE] / step.median_s, "{:.0%}".format),
-            "peak memory": _texts(step.peak_bytes, format_bytes),
-            "inference": _texts(inference.median_s, format_seconds),
-            "speed-up": _texts(inference.median_s["F.mish"] / inference.median_s, "{:.2f}x".format),
+            "speed up": texts(step.median_s["F.mish"] / step.median_s, "{:.2f}x".format),
+            "share": texts(1 - step.median_s[NONE] / step.median_s, "{:.0%}".format),
+            "peak memory": texts(step.peak_bytes, format_bytes),
+            "inference": texts(inference.median_s, format_seconds),
+            "speed-up": texts(inference.median_s["F.mish"] / inference.median_s, "{:.2f}x".format),
         }
         title = f"{network}, input {shape_text(shape)}, {dtype}, CPU threads: {threads}"
         yield Table(title, pd.DataFrame(columns).loc[names], NETWORK_NOTE)
@@ -187,11 +172,11 @@ def _variants(rows: pd.DataFrame) -> Iterator[Table]:
 
 def _by_input(wide: pd.DataFrame, columns: dict[str, pd.Series]) -> pd.DataFrame:
     """The columns, after those that name dtype, input and what else the index of `wide` has."""
-    names = [(dtype, shape_text(shape), *more) for dtype, shape, *more in wide.index]
-    header = ["input" if name == "shape" else name for name in wide.index.names]
-    return pd.concat([frame(header, names), pd.DataFrame(columns).reset_index(drop=True)], axis=1)
+    names = wide.index.to_frame(index=False).rename(columns={"shape": "input"})
+    names["input"] = names.input.map(shape_text)
+    return pd.concat([names, pd.DataFrame(columns).reset_index(drop=True)], axis=1)
 
 
-def _texts(values: pd.Series, form: Callable[[float], str]) -> pd.Series:
+def texts(values: pd.Series, form: Callable[[float], str]) -> pd.Series:
     """Empty where nothing was measured."""
     return values.map(lambda value: "" if pd.isna(value) else form(value)).astype(str)

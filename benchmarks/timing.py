@@ -68,33 +68,27 @@ def take_turns(
     seconds: float,
     min_rounds: int,
     on_error: Callable[[Key, Exception], None],
-) -> tuple[dict[Key, list[float]], bool]:
-    """Sample each key once per round, for about `seconds` and at least `min_rounds`.
+) -> dict[Key, list[float]]:
+    """The samples of each key, taken once per round, for about `seconds` and at least `min_rounds`.
 
-    Returns the samples of each, and whether Ctrl-C ended it: after `min_rounds` it does, before it
-    raises KeyboardInterrupt. The order is shuffled every round. A key that raises is dropped, and
-    its error handed to `on_error`; the others continue.
+    The order is shuffled every round. A key that raises is dropped, and its error handed to
+    `on_error`; the others continue.
     """
     found: dict[Key, list[float]] = {key: [] for key in samplers}
     shuffle = random.Random(0).shuffle
     end = time.perf_counter() + seconds
     rounds = 0
-    try:
-        while found and (rounds < min_rounds or time.perf_counter() < end):
-            order = list(found)
-            shuffle(order)
-            for key in order:
-                try:
-                    found[key].append(samplers[key]())
-                except Exception as error:
-                    on_error(key, error)
-                    del found[key]
-            rounds += 1
-    except KeyboardInterrupt:
-        if rounds < min_rounds:
-            raise
-        return found, True
-    return found, False
+    while found and (rounds < min_rounds or time.perf_counter() < end):
+        order = list(found)
+        shuffle(order)
+        for key in order:
+            try:
+                found[key].append(samplers[key]())
+            except Exception as error:
+                on_error(key, error)
+                del found[key]
+        rounds += 1
+    return found
 
 
 def sampler(statement: Statement) -> Sampler:

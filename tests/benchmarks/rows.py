@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import cli, environment, results
-from benchmarks.cases import KERNEL_DIRECTIONS, SURROUNDINGS, Case, compiled_provider, norm_provider
+from benchmarks.cases import KERNEL_DIRECTIONS, SURROUNDINGS, Case
 from benchmarks.timing import threads
 from project import ROOT
 
@@ -68,9 +68,9 @@ def everything() -> list[Row]:
     ]
     compiled = itertools.product(SURROUNDINGS, {"F.mish": 6.0, "mish_cuda": 2.0}.items())
     for surrounding, (name, s) in compiled:
-        rows.append(row(compiled_provider(name, surrounding), s, BOTH, 2**20, suite="compiled"))
+        rows.append(row(f"compiled {name} in {surrounding}", s, BOTH, 2**20, suite="compiled"))
     for name, s in {"one op": 1.0, "mish_cuda": 3.0, "F.mish": 9.0}.items():
-        rows.append(row(norm_provider("BatchNorm", name), s, BOTH, 2, 8, 4, suite="norms"))
+        rows.append(row(f"BatchNorm and Mish by {name}", s, BOTH, 2, 8, 4, suite="norms"))
     steps = {"mish_cuda": (0.8, 3 * 2**20), "F.mish": (1.0, 2**30), "none": (0.6, 1024)}
     rows += [network(name, "training step", *step) for name, step in steps.items()]
     inferences = {"mish_cuda": 0.02, "F.mish": 0.03, "ReLU": 0.5}
@@ -94,15 +94,10 @@ def read(path: Path) -> pd.DataFrame:
     return source.rows
 
 
-def require_scipy() -> None:
-    """Skips a test where the command `paper` cannot be run."""
-    pytest.importorskip("scipy", reason="no scipy: pip install 'mish_cuda[test]'")
-
-
 def main(*arguments: object) -> int:
     """The exit status of a command line, also where argparse ends it."""
     if "paper" in arguments[:1]:
-        require_scipy()
+        pytest.importorskip("scipy", reason="no scipy: pip install 'mish_cuda[test]'")
     try:
         return cli.main([str(argument) for argument in arguments])
     except SystemExit as end:
@@ -111,25 +106,24 @@ def main(*arguments: object) -> int:
 
 def printed(*arguments: object, status: int = 0) -> str:
     """What a command line prints that ends with that status."""
-    with contextlib.redirect_stdout(io.StringIO()) as output:
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         assert main(*arguments) == status
     return output.getvalue()
 
 
 def refusal(*arguments: object) -> str:
     """The message with which a command line is refused."""
-    with contextlib.redirect_stderr(io.StringIO()) as output:
-        assert main(*arguments) == 2
-    return output.getvalue()
+    return printed(*arguments, status=2)
 
 
 def tables_in(markdown: str) -> list[tuple[str, Cells]]:
     """The title and the cells of each table, its header first."""
     found = []
     for title, block in re.findall(r"^### (.*)\n\n((?:\|.*\n?)+)", markdown, re.M):
-        lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines()]
-        del lines[1]  # the rule below the header
-        found.append((title, [[re.sub(r"\\(.)", r"\1", c.strip()) for c in x] for x in lines]))
+        header, _, *lines = (re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines())
+        cells = [[re.sub(r"\\(.)", r"\1", c.strip()) for c in line] for line in (header, *lines)]
+        found.append((title, cells))
     return found
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import tarfile
 import time
 from pathlib import Path
-from unittest.mock import MagicMock
 
 import pytest
 import torch
-from rows import RESULTS, Patch, main, printed, refusal, require_scipy
+from rows import RESULTS, Patch, main, printed, refusal
 
 from benchmarks import gpu, smoke
-from benchmarks.arguments import INTERRUPTED
 from conftest import needs_extension
 from project import ROOT, run_python
 
@@ -31,6 +28,8 @@ SPEED = RESULTS / "epyc-avx512" / "cpu.csv"
         # Linux would kill the process.
         ("run --device cpu --sizes 8x1000000000000", "8x1000000000000 in fp64 takes about"),
         ("networks --device cpu --batch 1000000000000", "give a smaller --batch"),
+        ("run --device cpu --sizes 8 --csv .", "cannot be written or read: Is a directory"),
+        (f"compare {SPEED} {SPEED.with_name('accuracy.csv')}", "expected a file of speed"),
         ("gpu bench", "sanitizer, got bench"),
         *([] if torch.cuda.is_available() else [("gpu", NO_GPU), ("variants", NO_GPU)]),
     ],
@@ -46,120 +45,82 @@ def test_a_wrong_option_is_refused_in_a_line_and_nothing_written(
 
 
 @pytest.mark.parametrize(
-    ("command", "package"),
-    [("run --sizes 7", "rich"), ("plot a.csv", "matplotlib"), ("paper --epochs 1", "sklearn")],
-)
-def test_a_missing_package_is_named(command: str, package: str, tmp_path: Path) -> None:
-    """Before anything is measured."""
-    if package == "sklearn":  # which is looked for after scipy
-        require_scipy()
-    program = f"import sys; sys.modules[{package!r}] = None; from benchmarks.cli import main; "
-    arguments = ["-c", f"{program} sys.exit(main())", *command.split()]
-    done = run_python(*arguments, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
-    pip = package.replace("sklearn", "scikit-learn")
-    assert f" needs the Python package {package}: pip install {pip}\n" in done.stderr
-    assert (done.returncode, [path.suffix for path in tmp_path.iterdir()]) == (2, [])
-
-
-def test_the_gpu_steps_need_torch_alone() -> None:
-    missing = dict.fromkeys(("rich", "matplotlib", "mpmath", "numpy", "pandas", "triton"))
-    program = f"import torch, sys; sys.modules.update({missing}); import benchmarks.gpu"
-    done = run_python("-c", program, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's devices")
-@pytest.mark.parametrize(
-    ("line", "status", "unbuffered"),
+    ("command", "packages", "named"),
     [
-        ("--help > /dev/full", 2, ""),
-        *((f"table {SPEED} > /dev/full", 2, unbuffered) for unbuffered in ("", "1")),
-        # A reader that goes away: status 1 would mean "slower". Files come from pipes, too.
-        (f"compare {SPEED} <(cat {SPEED}) | (exec <&-; sleep 1)", 128 + signal.SIGPIPE, ""),
+        ("run --sizes 7", ["rich"], "rich: pip install rich"),
+        ("plot a.csv", ["matplotlib"], "matplotlib: pip install matplotlib"),
+        ("paper --epochs 1", ["sklearn"], "sklearn: pip install scikit-learn"),
+        # Torch is enough for that command, which runs the others.
+        ("gpu --help", ["rich", "matplotlib", "mpmath", "numpy", "pandas", "triton"], ""),
     ],
 )
-def test_output_that_fails_has_its_status(line: str, status: int, unbuffered: str) -> None:
-    bash = ["bash", "-o", "pipefail", "-c", f"{sys.executable} -m benchmarks {line}"]
-    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    done = subprocess.run(bash, capture_output=True, text=True, cwd=ROOT, env=env)
-    assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
-    assert ("No space left on device" in done.stderr) == (status == 2)
+def test_a_missing_package_is_named_before_anything_is_measured(
+    command: str, packages: list[str], named: str, tmp_path: Path
+) -> None:
+    if packages == ["sklearn"]:
+        pytest.importorskip("scipy")  # which is looked for before
+    program = f"import sys; sys.modules.update({dict.fromkeys(packages)}); "
+    program += "from benchmarks.cli import main; sys.exit(main())"
+    env = {"PYTHONPATH": str(ROOT)}
+    done = run_python("-c", program, *command.split(), cwd=tmp_path, env=env)
+    assert f"needs the Python package {named}\n" in done.stderr or not named
+    assert (done.returncode, list(tmp_path.iterdir())) == (2 if named else 0, [])
 
 
-PYTHON = [sys.executable, "-c"]
-
-
-def archived(folder: Path) -> set[str]:
-    with tarfile.open(f"{folder}.tar.gz") as tar:
-        return {name.removeprefix("./") for name in tar.getnames()} - {"."}
+def test_a_reader_that_goes_away_ends_it(tmp_path: Path) -> None:
+    """Status 1 would mean "slower". Files come from pipes, too."""
+    line = f"{sys.executable} -m benchmarks compare {SPEED} <(cat {SPEED}) | (exec <&-; sleep 1)"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 @pytest.fixture
-def with_gpu(monkeypatch: Patch) -> None:
+def out(tmp_path: Path, monkeypatch: Patch) -> Path:
+    """A folder for the steps of `gpu`, and GPUs to see."""
+    found = [(9, 0), (8, 6), (9, 0)]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    found = [(9, 0), (8, 6), (9, 0)]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: found[i])
+    return tmp_path / "out"
 
 
-@pytest.mark.usefixtures("with_gpu")
-def test_steps_go_on_and_leave_an_archive(tmp_path: Path, monkeypatch: Patch) -> None:
+def test_steps_go_on_and_leave_an_archive(out: Path, monkeypatch: Patch) -> None:
     known = {
-        "build": [[*PYTHON, "import os; print(os.environ['TORCH_CUDA_ARCH_LIST'])"]],
-        "speed": [[*PYTHON, "print('why'); exit(3)"], [*PYTHON, "print('the rest')"]],
-        "tests": [["no-such-program"]],
-        "accuracy": [[*PYTHON, "exit(2)"]],
+        "build": ["echo $TORCH_CUDA_ARCH_LIST"],
+        "speed": ["echo why; exit 3", "echo the rest"],
+        "tests": ["no-such-program"],
     }
     monkeypatch.setattr(gpu, "steps", lambda out: known)
-    out = tmp_path / "out"
     assert main("gpu", "--out", out) == 1
-    assert [x.rpartition(" (")[0] for x in (out / "summary.txt").read_text().splitlines()] == [
-        "build: ok",
-        "speed: FAILED, exit status 3: why, see speed.log",
-        "tests: not run: no-such-program is not on PATH, nor beside an nvcc",
-        "accuracy: not run: see accuracy.log",
-    ]
-    assert "8.6;9.0" in (out / "build.log").read_text()
-    assert "the rest" in (out / "speed.log").read_text()
-    assert {"summary.txt", "build.log", "speed.log", "accuracy.log"} <= archived(out)
+    built, speed, tests = (out / "summary.txt").read_text().splitlines()
+    assert built.startswith("build: ok (")
+    assert speed.startswith("speed: FAILED, exit status 3: why, see speed.log (")
+    assert tests.startswith("tests: FAILED, exit status 127: ")
+    assert "no-such-program" in tests
+    assert (out / "build.log").read_text() == "8.6;9.0\n"
+    assert (out / "speed.log").read_text() == "why\nthe rest\n"
+    with tarfile.open(f"{out}.tar.gz") as tar:
+        assert {f"./{path.name}" for path in out.iterdir()} == {*tar.getnames()} - {"."}
     assert main("gpu", "build", "--out", out) == 0
 
 
-@pytest.mark.usefixtures("with_gpu")
-def test_ctrl_c_leaves_the_archive_of_the_steps_before(tmp_path: Path, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(gpu, "run_step", MagicMock(side_effect=["ok", KeyboardInterrupt]))
-    assert main("gpu", "--out", tmp_path / "out") == INTERRUPTED
-    assert archived(tmp_path / "out") == {"summary.txt"}
-
-
-@pytest.mark.usefixtures("with_gpu")
-def test_a_command_is_stopped_with_its_children_and_can_tell_what_it_has(tmp_path: Path) -> None:
-    alive, log = tmp_path / "alive", tmp_path / "a.log"
-    child = f"signal.signal(2, signal.SIG_IGN); time.sleep(3); open({str(alive)!r}, 'w')"
-    program = f"""
-import subprocess, sys, time
-subprocess.Popen([sys.executable, '-c', 'import signal, time; ' + {child!r}])
-try:
-    time.sleep(60)
-except KeyboardInterrupt:
-    print("kept")
-"""
+def test_a_command_is_stopped_with_its_children_and_can_tell_what_it_has(out: Path) -> None:
+    alive, log = out.with_name("alive"), out.with_name("a.log")
+    line = f"(trap '' INT; sleep 3; touch {alive}) & trap 'echo kept; exit' INT; sleep 60"
     start = time.time()
-    assert gpu.run_step([[*PYTHON, program]], log, limit=1) == "stopped after 1 s, see a.log"
+    assert gpu.run_step([line], log, limit=1) == "stopped after 1 s, see a.log"
     assert log.read_text() == "kept\n"
     time.sleep(max(0, start + 5 - time.time()))
     assert not alive.exists()
 
 
-def test_the_commands_fetch_nothing_and_end_within_nine_minutes(tmp_path: Path) -> None:
-    steps = gpu.steps(tmp_path)
+def test_the_commands_fetch_nothing_and_end_within_nine_minutes() -> None:
+    steps = gpu.steps(Path("out"))
     assert " ".join(steps) == "build smoke speed variants tests accuracy sanitizer"
-    assert gpu.LIMIT + gpu.GRACE < 9 * 60
-    assert 60 * int(gpu.MINUTES) < gpu.LIMIT
-    commands = [command for name in steps if name != "sanitizer" for command in steps[name]]
-    assert {command[0] for command in commands} == {sys.executable}
-    assert not any("pip" in command for command in commands)
-    assert "-v" in steps["tests"][0]  # names as tests end, so that they survive a kill
+    assert 60 * int(gpu.MINUTES) < gpu.LIMIT < 9 * 60 - gpu.GRACE
+    lines = [line for name in steps if name != "sanitizer" for line in steps[name]]
+    assert all(line.startswith(sys.executable) and "pip" not in line for line in lines)
+    assert " -v " in steps["tests"][0]  # names as tests end, so that they survive a kill
 
 
 @needs_extension

@@ -7,21 +7,22 @@ from __future__ import annotations
 import argparse
 import sys
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
 import torch
 import torch.nn.functional as F
-from rows import BOTH, Patch, printed, read, refusal, row, write
+from rows import BOTH, Patch, printed, read, row, write
 from torch.utils import benchmark
 
-from benchmarks import cases, measure, memory, providers, run, timing
+from benchmarks import cases, measure, providers, run, timing
 from benchmarks.arguments import INTERRUPTED
 from benchmarks.cases import KERNEL_DIRECTIONS, KERNEL_PROVIDERS, Case, Group
-from benchmarks.claims import CLAIMS
+from benchmarks.claims import CLAIMS, rival_of
 from benchmarks.measure import Measured
 from benchmarks.providers import Inputs, call, make_inputs
 
@@ -49,7 +50,6 @@ def chosen(*options: str, device: str = "cpu") -> list[Group]:
 def test_run_measures_and_prints_and_table_prints_it_again(path: Path) -> None:
     first = printed(*command(path, "--sizes", "7", "2x3", "--dtypes", "bf16"))
     rows = read(path)
-    assert set(rows.suite) == {"kernels"}
     assert not rows.duplicated(["provider", "direction", "shape"]).any()
     assert len(rows) == 2 * len(KERNEL_PROVIDERS) * len(KERNEL_DIRECTIONS)
     both = rows[(rows.direction == BOTH) & (rows["shape"] == "7")]
@@ -74,45 +74,35 @@ def test_options_choose_the_groups() -> None:
 
 
 def test_claims_are_about_what_is_timed_in_turn() -> None:
-    """Each case and its rivals are in one group; of the suite "claims", alone."""
+    """Each case and its rival are in one group; of the suite "claims", alone."""
     groups = [*chosen(), *chosen("--only", "gpu", device="cuda")]
     known = {case.provider for group in groups if group.suite != "claims" for case in group.cases}
-    for claim in CLAIMS:
-        assert claim.at_most == claim.ratio.startswith("ours /")
-        for case in claim.cases:
-            pair = {case, *claim.rivals_of(case)}
-            together = [set(g.cases) for g in groups if g.suite == claim.suite and case in g.cases]
-            assert pair in together or (claim.suite != "claims" and pair <= together[0])
-            assert case.bytes > 0  # such a direction, dtype and layout exist
-            assert {each.provider for each in pair} <= known
-
-
-def fails(monkeypatch: Patch, name: str, error: type[Exception] = RuntimeError) -> MagicMock:
-    """From now on this provider does, in all directions; counts the calls."""
-    function = MagicMock(side_effect=error("no compiler\nmore"))
-    recipes = dict.fromkeys(KERNEL_DIRECTIONS, ("f(x)", function))
-    monkeypatch.setitem(providers._RECIPES, name, recipes)
-    return function
+    assert all(CLAIMS.at_most == CLAIMS.ratio.str.startswith("ours /"))
+    for claim in CLAIMS.itertuples():
+        case, rival = cases.case_of(claim), rival_of(claim)
+        together = [g for g in groups if g.suite == claim.suite and {case, rival} <= {*g.cases}]
+        assert min(len(group.cases) for group in together) == 2 or claim.suite != "claims"
+        assert case.bytes > 0  # such a direction, dtype and layout exist
+        assert {case.provider, rival.provider} <= known
 
 
 @pytest.mark.parametrize(("error", "tries"), [(RuntimeError, 1), (torch.OutOfMemoryError, 2)])
+@pytest.mark.parametrize("name", ["relu", "mish_cuda"])
 def test_a_provider_that_fails_is_named_and_the_others_go_on(
-    error: type[Exception], tries: int, path: Path, monkeypatch: Patch
+    name: str, error: type[Exception], tries: int, path: Path, monkeypatch: Patch
 ) -> None:
     """It is not tried again at the second size, unless memory was short."""
-    tried = fails(monkeypatch, "relu", error)
-    options = ["--sizes", "8", "7", "--dtypes", "fp32", "--providers", "mish_cuda", "relu"]
+    function = MagicMock(side_effect=error("no compiler\nmore"))
+    monkeypatch.setitem(providers._FUNCTIONS, name, (function, function))
+    options = (*FORWARD, "8", "7", "--providers", "mish_cuda", "relu")
     output = printed(*command(path, *options), status=1)
-    assert tried.call_count == tries * len(KERNEL_DIRECTIONS)
-    assert list(read(path).provider) == ["mish_cuda"] * 6
-    assert f"relu backward fp32 8: {error.__name__}: no compiler\n" in output
-
-
-@pytest.mark.parametrize(("name", "status"), [("relu", 0), ("mish_cuda", 1)])
-def test_on_a_gpu_rivals_may_fail(name: str, status: int, path: Path, monkeypatch: Patch) -> None:
-    fails(monkeypatch, name)
-    groups, timed = chosen(*FORWARD, "7"), lambda group: measure.measure(group, "cpu", 0)
-    assert measure.record(groups, timed, "cpu", "", path, rivals_may_fail=True) == status
+    assert f"{name} forward fp32 8: {error.__name__}: no compiler\n" in output
+    assert function.call_count == tries
+    assert {*read(path).provider} == {"mish_cuda", "relu"} - {name}
+    # On a GPU rivals may fail, and memory may be short.
+    timed = partial(measure.measure, device="cpu", seconds=0)
+    status = measure.record(chosen(*options), timed, "cpu", "", path, rivals_may_fail=True)
+    assert status == (name == "mish_cuda" and tries == 1)
 
 
 def test_after_so_many_minutes_no_group_is_begun(path: Path, monkeypatch: Patch) -> None:
@@ -138,33 +128,10 @@ def test_ctrl_c_keeps_what_was_measured(path: Path, monkeypatch: Patch) -> None:
     assert path.read_text() == older
 
 
-@pytest.mark.parametrize("times", [[3e-6, 1e-6], [3e-6, 1e-6, 2e-6]])
-def test_ctrl_c_after_three_rounds(times: list[float], path: Path, monkeypatch: Patch) -> None:
-    """They are kept, of each case that did not fail, and why others did; nothing after them."""
-    samplers = MagicMock(side_effect=lambda _: MagicMock(side_effect=[*times, KeyboardInterrupt]))
-    monkeypatch.setattr(measure, "sampler", samplers)
-    fails(monkeypatch, "relu")
-    names = ["--providers", "mish_cuda", "relu", "copy", "--seconds", "60"]
-    output = printed(*command(path, *FORWARD, "7", "8", *names), status=INTERRUPTED)
-    if len(times) < 3:
-        assert "Nothing was measured" in output
-        return
-    found = read(path)[["provider", "numel", "rounds", "p20_s", "median_s", "p80_s"]]
-    figures = [7, 3, 1.4e-6, 2e-6, 2.6e-6]
-    assert found.to_numpy().tolist() == [["mish_cuda", *figures], ["copy", *figures]]
-    assert "relu forward fp32 7: RuntimeError: no compiler" in output
-
-
 def test_without_kernels_it_says_so(path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr("mish_cuda.backend", lambda tensor: "eager")
     output = printed(*command(path, *FORWARD, "7", "--providers", "mish_cuda"))
     assert "measuring its eager fallback" in " ".join(output.split())
-
-
-def test_an_unbuilt_source_folder_is_not_measured(path: Path, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(run, "REMEDY", "Build it")
-    assert "has no kernels to measure" in refusal(*command(path, *FORWARD, "7"))
-    assert not path.exists()
 
 
 @pytest.mark.parametrize("seconds", [1e-7, 2e-4, 3.0])
@@ -185,22 +152,10 @@ def test_a_sample_is_the_time_of_one_call(seconds: float, monkeypatch: Patch) ->
 def test_turns_are_taken_in_changing_order() -> None:
     taken: list[str] = []
     samplers = {key: lambda key=key: taken.append(key) or 1.0 for key in "abcd"}
-    assert timing.take_turns(samplers, 0, 6, MagicMock()) == (
-        {key: [1.0] * 6 for key in "abcd"},
-        False,
-    )
+    assert timing.take_turns(samplers, 0, 6, MagicMock()) == {key: [1.0] * 6 for key in "abcd"}
     rounds = [taken[i : i + 4] for i in range(0, 24, 4)]
     assert all(sorted(each) == list("abcd") for each in rounds)
     assert len({tuple(each) for each in rounds}) > 1
-
-
-def test_peak_memory_on_cuda_is_above_what_was_there(monkeypatch: Patch) -> None:
-    cuda, steps = MagicMock(), MagicMock()
-    cuda.memory_allocated.return_value, cuda.max_memory_allocated.return_value = 1000, 5000
-    steps.attach_mock(cuda.reset_peak_memory_stats, "reset")
-    monkeypatch.setattr(torch, "cuda", cuda)
-    assert memory.peak(steps.call, "cuda") == 4000
-    assert [name for name, *_ in steps.mock_calls] == ["reset", "call"]
 
 
 def test_rotation_leaves_the_cache_within_bounds_and_graphs_are_long() -> None:
@@ -219,28 +174,22 @@ def test_as_many_results_live_as_there_are_sets() -> None:
 
     def function(one: int) -> torch.Tensor:
         calls.append((one, len(alive)))
-        result = torch.empty(0)
-        alive.add(result)
+        alive.add(result := torch.empty(0))
         return result
 
     timing.rotate(function, [0, 1], 5)
     assert calls == [(0, 0), (1, 1), (0, 2), (1, 2), (0, 2)]
 
 
-@pytest.fixture
-def pretended_gpu(monkeypatch: Patch) -> None:
-    """What timing asks of CUDA, on the CPU: graphs run when they are captured, and a replay of any
-    takes no time on a clock that goes a millisecond from event to event."""
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_cases_are_captured_and_sampled(direction: str, monkeypatch: Patch) -> None:
+    """With what timing asks of CUDA, on the CPU: graphs run when they are captured, and a replay of
+    any takes no time on a clock that goes a millisecond from event to event."""
     fake = MagicMock(L2_cache_size=2**20)
     fake.elapsed_time.return_value = 1.0
     devices = ("get_device_properties", "graph_pool_handle", "Stream", "current_stream")
     for name in (*devices, "stream", "graph", "CUDAGraph", "Event"):
         monkeypatch.setattr(torch.cuda, name, lambda *_, **__: fake)
-
-
-@pytest.mark.usefixtures("pretended_gpu")
-@pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_cases_are_captured_and_sampled(direction: str, monkeypatch: Patch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
     names = [name for name in cases.GPU_PROVIDERS if name != "compiled F.mish"]  # takes a compiler
     group = Group("gpu", tuple(Case(name, direction, "bf16", (2**12,)) for name in names), 7)
@@ -249,61 +198,64 @@ def test_cases_are_captured_and_sampled(direction: str, monkeypatch: Patch) -> N
     assert (case.provider, reason.partition(":")[0]) == ("triton", "ModuleNotFoundError")
     # Two replays of so many calls take that millisecond.
     calls = timing.calls_per_graph(case.bytes, timing.buffer_sets(case.bytes, 2**20))
-    assert {row["median_s"] for row in found.rows} == {f"{1e-3 / (2 * calls):.4e}"}
-    assert [(row["provider"], row["rounds"]) for row in found.rows] == [
-        (name, 7) for name in names if name != "triton"
-    ]
+    time = f"{1e-3 / (2 * calls):.4e}"
+    rows = [(row["provider"], row["rounds"], row["median_s"]) for row in found.rows]
+    assert rows == [(name, 7, time) for name in names if name != "triton"]
 
 
-@pytest.mark.usefixtures("pretended_gpu")
-def test_the_cost_of_a_call_is_that_of_many_in_a_row(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(measure, "CALLS", 10)
-    group = next(group for group in cases.gpu_groups() if group.suite == "launch")
-    found = measure.measure(group, "cpu", 0).rows
-    assert [row["median_s"] for row in found] == ["1.0000e-04", "1.0000e-04"]
+def test_only_a_graph_leaves_out_the_cost_of_a_call(monkeypatch: Patch) -> None:
+    for name in ("by_clock", "by_graphs"):
+        monkeypatch.setattr(measure, name, MagicMock(side_effect=RuntimeError(name)))
+    case = Case("relu", "forward", "fp32", (1,))
+    for suite, expected in (("launch", "by_clock"), ("gpu", "by_graphs")):
+        failures = measure.measure(Group(suite, (case,)), "cuda:0", 0).failures
+        assert failures == {case: f"RuntimeError: {expected}"}
 
 
-def value_of(case: Case, inputs: Inputs) -> Any:
-    """What the statement of a case computes; the first of what autograd gives."""
-    value = call(case, inputs)
-    return value[0] if isinstance(value, tuple) else value
+def values(case: Case, inputs: Inputs, provider: str, direction: str) -> tuple[torch.Tensor, ...]:
+    """What a statement gives; autograd gives several tensors."""
+    found = call(replace(case, provider=provider, direction=direction), inputs)
+    return found if isinstance(found, tuple) else (found.clone(),)
 
 
-@pytest.mark.parametrize("layout", cases.LAYOUTS)
-@pytest.mark.parametrize("provider", KERNEL_PROVIDERS)
-def test_statements_compute_what_the_direction_says(provider: str, layout: str) -> None:
-    """Forward and backward apart give what autograd gives of both."""
-    shapes = {1: (24,), 2: (6, 8), 3: (3, 4, 6), 4: (2, 3, 4, 5)}
-    dims = {"x": 1, "x.transpose(1, 2)": 3, "x.permute(0, 3, 1, 2)": 4}.get(layout, 2)
-    case = Case(provider, "forward", "fp64", shapes[dims], layout)
+MISH = ("F.mish", "mish_cuda", "naive", "memory-efficient")
+
+
+@pytest.mark.parametrize(
+    ("names", "shape", "layout"),
+    [
+        (MISH, (24,), "x"),
+        *((MISH, (6, 8), layout) for layout in ("x[:, ::2]", "x[:, 1:-1]", "x.t()")),
+        (MISH, (3, 4, 6), "x.transpose(1, 2)"),
+        (MISH, (2, 3, 4, 5), "x.permute(0, 3, 1, 2)"),
+        *((grid.providers, (4, 16), "x") for grid in cases.SUITES["norms"]),
+        *((grid.providers, (2, 16, 3, 6), "x") for grid in cases.SUITES["norms"]),
+    ],
+    ids=str,
+)
+def test_mish_is_the_same_by_all_providers(
+    names: Sequence[str], shape: tuple[int, ...], layout: str
+) -> None:
+    """With norms forward in evaluation, and both in training, with gradients of the parameters."""
+    case = Case(names[0], "", "fp64", shape, layout)
     inputs = make_inputs(case, "cpu")
     assert inputs.x.std() > 2  # zeros would be faster
-    found = [value_of(replace(case, direction=d), inputs).clone() for d in KERNEL_DIRECTIONS]
-    if provider == "copy":
-        torch.testing.assert_close(found[:2], [inputs.x, inputs.x + inputs.g])
-    else:
-        torch.testing.assert_close(found[1], found[2])
-
-
-@pytest.mark.parametrize("direction", KERNEL_DIRECTIONS)
-def test_mish_providers_agree(direction: str) -> None:
-    expected = Case("F.mish", direction, "fp64", (3, 1, 5))
-    inputs = make_inputs(expected, "cpu")
-    for provider in ("mish_cuda", "naive", "memory-efficient"):
-        found = value_of(replace(expected, provider=provider), inputs)
-        torch.testing.assert_close(found, value_of(expected, inputs))
-
-
-@pytest.mark.parametrize("shape", [(4, 16), (2, 16, 3, 6)], ids=str)
-@pytest.mark.parametrize("norm", cases.NORMS)
-def test_norms_with_mish_behind_them_agree(norm: str, shape: tuple[int, ...]) -> None:
-    """Forward in evaluation; both in training, with gradients of the parameters."""
-    names = [cases.norm_provider(norm, block) for block in cases.BLOCKS]
-    inputs = make_inputs(Case(names[0], "forward", "fp64", shape), "cpu")
-    for direction in cases.NORM_DIRECTIONS:
-        ours, *others = (call(Case(name, direction, "fp64", shape), inputs) for name in names)
-        assert isinstance(ours, tuple) == (direction == "forward+backward")
+    assert inputs.x.numel() == case.numel
+    for direction in filter(partial(cases.can_do, names[0]), KERNEL_DIRECTIONS):
+        first, *others = (values(case, inputs, name, direction) for name in names)
         for other in others:
-            torch.testing.assert_close(other, ours)
-        if (norm, direction) == ("BatchNorm", "forward"):  # by the statistics of a new layer
-            torch.testing.assert_close(ours, F.mish(inputs.x), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(other, first)
+    if names[0].startswith("BatchNorm"):  # by the statistics of a new layer
+        (found,) = values(case, inputs, names[0], "forward")
+        torch.testing.assert_close(found, F.mish(inputs.x), rtol=1e-4, atol=1e-4)
+        # In training, where a norm takes the mean off, it is the same at all x + c.
+        slope = values(case, inputs, names[0], BOTH)[0].transpose(0, 1).flatten(1).sum(1)
+        torch.testing.assert_close(slope, torch.zeros_like(slope))
+
+
+@pytest.mark.parametrize("provider", KERNEL_PROVIDERS)
+def test_backward_is_what_autograd_gives_of_both(provider: str) -> None:
+    case = Case(provider, "", "fp64", (3, 4, 6), "x.transpose(1, 2)")
+    inputs = make_inputs(case, "cpu")
+    (found,), both = (values(case, inputs, provider, d) for d in ("backward", BOTH))
+    torch.testing.assert_close(found, inputs.x + inputs.g if provider == "copy" else both[0])
