@@ -47,11 +47,7 @@ class Implementation:
 
 
 EAGER = Implementation(
-    "eager",
-    eager.mish,
-    eager.mish_,
-    eager.input_gradient,
-    eager.double_backward,
+    "eager", eager.mish, eager.mish_, eager.input_gradient, eager.double_backward
 )
 
 
@@ -72,22 +68,20 @@ TORCH = replace(
 PUBLIC = replace(
     EAGER,
     name="public",
-    mish=lambda x, out=None: mish_cuda.mish(x, out=out),
-    mish_=lambda x: mish_cuda.mish_(x),
+    mish=mish_cuda.mish,
+    mish_=mish_cuda.mish_,
     mish_backward=lambda g, x: mish_cuda.mish_backward(x, g),
 )
 
-
-def _compiled() -> Implementation | None:
-    if C is None:
-        return None
-    ops: Any = torch.ops.mish_cuda
-    return Implementation(
-        "compiled", mish_cuda.mish, mish_cuda.mish_, ops.mish_backward, ops.mish_double_backward
-    )
-
-
-COMPILED = pytest.param(_compiled(), marks=needs_extension, id="compiled")
+# The ops, which are looked up late: without the extension there are none.
+_OPS: Any = torch.ops.mish_cuda
+_COMPILED = replace(
+    PUBLIC,
+    name="compiled",
+    mish_backward=lambda g, x: _OPS.mish_backward(g, x),
+    mish_double_backward=lambda h, g, x: _OPS.mish_double_backward(h, g, x),
+)
+COMPILED = pytest.param(_COMPILED, marks=needs_extension, id="compiled")
 
 
 class Log(TorchDispatchMode):

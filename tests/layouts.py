@@ -76,10 +76,7 @@ def make(
 
 def memory(x: Tensor) -> Tensor:
     """All of the memory that x is a view of."""
-    storage = x.untyped_storage()
-    return torch.empty(0, dtype=x.dtype, device=x.device).set_(
-        storage, 0, (storage.nbytes() // x.itemsize,)
-    )
+    return torch.empty(0, dtype=x.dtype, device=x.device).set_(x.untyped_storage())
 
 
 def like(x: Tensor) -> Tensor:
