@@ -99,15 +99,18 @@ Decide = Callable[..., str]
 
 @pytest.fixture
 def decide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Decide:
-    """What is decided for a machine with such a torch and nvcc (None: without) and environment."""
+    """What is decided for a machine with such a torch, nvcc and packages (None: without any)."""
     monkeypatch.setattr(nvcc, "SYSTEM_TOOLKITS", ())
 
     def decide(
         torch: Torch = CUDA_13,
         nvcc: str | None = "13.0",
+        packages: str | None = None,
         codes: tuple[str, ...] = ALL_CODES,
         **env: str,
     ) -> str:
+        if packages:
+            nvrtc_packages(tmp_path / "packages", packages)
         if nvcc:
             env = {"CUDA_HOME": str(toolkit(tmp_path / "cuda", nvcc, codes)), **env}
         env = {"PATH": str(tmp_path), **env}
@@ -156,17 +159,9 @@ BY_NVRTC = r"cuda 7\.5;12\.0\+PTX: .*, but {}.*, so NVRTC 12\.8 in .*/packages"
     ],
 )
 def test_the_mode_follows_from_torch_and_compilers(
-    torch: Torch,
-    installed: str | None,
-    packages: str | None,
-    env: Env,
-    told: str,
-    decide: Decide,
-    tmp_path: Path,
+    torch: Torch, installed: str | None, packages: str | None, env: Env, told: str, decide: Decide
 ) -> None:
-    if packages:
-        nvrtc_packages(tmp_path / "packages", packages)
-    assert re.match(told, decide(torch, installed, **env))
+    assert re.match(told, decide(torch, installed, packages, **env))
 
 
 @pytest.mark.parametrize(
