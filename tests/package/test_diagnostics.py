@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from subprocess import CompletedProcess, TimeoutExpired
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -21,13 +22,6 @@ Capture = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
 
 
-def raising(error: BaseException) -> Callable[..., Any]:
-    def function(*args: object, **kwargs: object) -> None:
-        raise error
-
-    return function
-
-
 def test_text_and_json_tell_the_same(capsys: Capture) -> None:
     """And the help documents every part."""
     assert (command.main(["--json"]), command.main([])) == (0, 0)
@@ -39,7 +33,7 @@ def test_text_and_json_tell_the_same(capsys: Capture) -> None:
 
 
 def test_ctrl_c_keeps_what_was_told(monkeypatch: Patch, capsys: Capture) -> None:
-    monkeypatch.setattr(selfcheck, "check", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(selfcheck, "check", Mock(side_effect=KeyboardInterrupt()))
     assert command.main([]) == command.INTERRUPTED
     assert command.TITLES["environment"] in capsys.readouterr().out
 
@@ -61,21 +55,19 @@ Diagnose = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
 
 @pytest.fixture
 def diagnose(monkeypatch: Patch, capsys: Capture) -> Diagnose:
-    """The exit status and the document, with these answers in place of functions and facts."""
+    """The exit status and the document, with these answers, or errors, in place of functions."""
 
     def diagnose(answers: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         for name, answer in answers.items():
-            monkeypatch.setattr(name, answer)
+            raises = isinstance(answer, Exception)
+            monkeypatch.setattr(name, Mock(side_effect=answer) if raises else answer)
         status = command.main(["--json"])
         return status, json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
 
     return diagnose
 
 
-def fails(command: Any, **options: Any) -> CompletedProcess[str]:
-    return CompletedProcess(command, 9, "a GPU, 580.1\n", "no driver\n")
-
-
+FAILED = CompletedProcess("nvidia-smi", 9, "a GPU, 580.1\n", "no driver\n")
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040)."
 
 
@@ -93,6 +85,7 @@ def try_torch(device: str, dtype: torch.dtype) -> None:
 # The answers, the part that tells of them, and a piece of it.
 RUN, ACCELERATOR = "subprocess.run", "torch.accelerator.current_accelerator"
 CUDA = {ACCELERATOR: lambda: torch.device("cuda")}
+OLD_DRIVER = {"torch.version.cuda": "13.0", "torch.cuda.init": RuntimeError(TOO_OLD)}
 LIMITED = {"mish_cuda.diagnostics._try_torch": try_torch}
 USELESS_GPUS = {
     **CUDA,
@@ -102,21 +95,21 @@ USELESS_GPUS = {
     "torch.cuda.get_device_name": lambda device: f"GPU {device}",
     "torch.cuda.get_device_capability": lambda device: (9, 0),
 }
-OLD_DRIVER = {"torch.version.cuda": "13.0", "torch.cuda.init": raising(RuntimeError(TOO_OLD))}
 ANSWERS: list[tuple[dict[str, Any], str, str]] = [
-    ({RUN: raising(FileNotFoundError())}, "cuda", '"nvidia_smi": null'),
-    ({RUN: fails}, "cuda", '"nvidia_smi": ["a GPU, 580.1", "no driver"]'),
-    ({RUN: raising(TimeoutExpired("nvidia-smi", 5))}, "cuda", "did not answer"),
+    ({RUN: FileNotFoundError()}, "cuda", '"nvidia_smi": null'),
+    ({RUN: lambda *a, **k: FAILED}, "cuda", '"nvidia_smi": ["a GPU, 580.1", "no driver"]'),
+    ({RUN: TimeoutExpired("nvidia-smi", 5)}, "cuda", "did not answer"),
     (OLD_DRIVER, "cuda", f'"problem": "RuntimeError: {TOO_OLD}"'),
     ({**CUDA, "torch.accelerator.is_available": warns}, "devices", f'"warnings": ["{TOO_OLD}"]'),
-    ({ACCELERATOR: raising(OSError("no libcuda"))}, "devices", '"error": "OSError: no libcuda"'),
+    ({ACCELERATOR: OSError("no libcuda")}, "devices", '"error": "OSError: no libcuda"'),
     (USELESS_GPUS, "devices", '"name": "GPU cuda:1", "capability": "9.0", "error": "'),
     (LIMITED, "self_check", '"skipped": ["cpu, float64: TypeError: not here"]'),
     (USELESS_GPUS, "self_check", '"skipped": ["cpu, float64: TypeError: not here"]'),
 ]
 for part in ("versions", "paths", "build", "extension", "cpu", "cuda", "devices", "self_check"):
-    out_of_luck = {f"mish_cuda.diagnostics.{part}": raising(RuntimeError("out of luck\na trace"))}
-    ANSWERS.append((out_of_luck, part, '{"error": "RuntimeError: out of luck"}'))
+    error = RuntimeError("out of luck\nwith a trace")
+    told = '{"error": "RuntimeError: out of luck"}'
+    ANSWERS.append(({f"mish_cuda.diagnostics.{part}": error}, part, told))
 
 
 @pytest.mark.parametrize(("answers", "part", "piece"), ANSWERS)
@@ -156,7 +149,7 @@ def flushed(x: Tensor) -> Tensor:
     return torch.where(x.abs() < torch.finfo(x.dtype).tiny, 0 * x, EXACT(x))
 
 
-WRONG: dict[str, tuple[str, Callable[..., Any], str]] = {
+WRONG: dict[str, tuple[str, Any, str]] = {
     "NaN at -inf": ("_mish", F.mish, "forward: got nan at x = -inf, expected -0.0"),
     "off by 1e-6": ("_mish", lambda x: EXACT(x) * (1 + 1e-6), "float32, forward"),
     "sign of zero": ("_mish", lambda x: EXACT(x) + 0.0, "forward: got 0.0 at x = -"),
@@ -169,14 +162,12 @@ WRONG: dict[str, tuple[str, Callable[..., Any], str]] = {
     "strides": ("_mish", lambda x: EXACT(x) if x.is_contiguous() else F.mish(x), "strided"),
     "in place": ("_mish_", EXACT, "in_place"),
     "out": ("_mish_out", lambda x, out: EXACT(x), "out"),
-    "an error": ("_mish", raising(RuntimeError("no kernel")), "float64: RuntimeError: no kernel"),
+    "an error": ("_mish", RuntimeError("no kernel"), "float64: RuntimeError: no kernel"),
 }
 
 
 @pytest.mark.parametrize(("name", "function", "told"), WRONG.values(), ids=WRONG)
-def test_what_is_wrong_is_found(
-    name: str, function: Callable[..., Any], told: str, diagnose: Diagnose
-) -> None:
+def test_what_is_wrong_is_found(name: str, function: Any, told: str, diagnose: Diagnose) -> None:
     status, document = diagnose({f"mish_cuda.functional.{name}": function})
     assert (status, document["self_check"]["passed"]) == (1, False)
     assert any(told in failure for failure in document["self_check"]["failures"])

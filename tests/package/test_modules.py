@@ -6,13 +6,11 @@ import copy
 import importlib
 import inspect
 import io
-import itertools
 import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -83,19 +81,15 @@ def test_old_forward_and_backward(module: str, device: str, public: str) -> None
 # --- Models pickled by renamed copies of the old package ---
 
 
-def checkpoint(
-    name: str, monkeypatch: pytest.MonkeyPatch, layer: str = "MishCuda", **options: Any
-) -> bytes:
+def checkpoint(name: str, layer: Layer = mish_cuda.MishCuda, **options: Any) -> bytes:
     """A file of a whole model whose activation is of that module, with no attribute of its own."""
-    written = type(layer, (nn.Module,), {"__module__": name})()
-    del vars(written)["_is_full_backward_hook"]  # torch itself was older, too
-    file = io.BytesIO()
-    with monkeypatch.context() as patch:
-        for prefix in itertools.accumulate(name.split("."), "{}.{}".format):
-            patch.setitem(sys.modules, prefix, ModuleType(prefix))
-        vars(sys.modules[name])[layer] = type(written)
+    written, file = layer(), io.BytesIO()
+    for attribute in ("inplace", "__module__", "_is_full_backward_hook"):  # torch was older, too
+        del vars(written)[attribute]
+    with old_checkpoints(name), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layer, "__module__", name)
         torch.save(nn.Sequential(nn.Linear(3, 4), written), file, **options)
-    assert layer.encode() in file.getvalue()
+    assert f"{name}\n{layer.__name__}\n".encode() in file.getvalue()
     assert b"inplace" not in file.getvalue()
     return file.getvalue()
 
@@ -117,8 +111,8 @@ def check_model(model: Any, layer: Layer = mish_cuda.MishCuda) -> None:
 
 
 @LAYERS
-def test_models_of_the_old_package_load(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_model(copy.deepcopy(load(checkpoint("mish_cuda", monkeypatch, layer.__name__))), layer)
+def test_models_of_the_old_package_load(layer: Layer) -> None:
+    check_model(copy.deepcopy(load(checkpoint("mish_cuda", layer))), layer)
 
 
 def state() -> tuple[set[str], set[str]]:
@@ -129,11 +123,11 @@ def state() -> tuple[set[str], set[str]]:
 
 @pytest.mark.parametrize("name", [*NAMES, "utils.vendored.mish"])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_model_loads(name: str, zipped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_loads(name: str, zipped: bool) -> None:
     """And saved again, it loads without help. The layer counts as safe under its old name; torch's
     own classes are the caller's to allow. An inner block takes nothing from an outer one, and
     nothing is left after it, nor after an exception."""
-    data = checkpoint(name, monkeypatch, _use_new_zipfile_serialization=zipped)
+    data = checkpoint(name, _use_new_zipfile_serialization=zipped)
     before = state()
     with pytest.raises(ModuleNotFoundError, match=name.split(".")[0]):
         load(data)
@@ -154,8 +148,8 @@ def test_model_loads(name: str, zipped: bool, monkeypatch: pytest.MonkeyPatch) -
     check_model(torch_save(model))
 
 
-def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = checkpoint(NAMES[1], monkeypatch)
+def test_threads() -> None:
+    data = checkpoint(NAMES[1])
 
     def load_often(_: int) -> None:
         for _ in range(20):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import functools
 import hashlib
 import os
 import re
@@ -11,19 +11,21 @@ import struct
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from importlib.machinery import EXTENSION_SUFFIXES
-from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import mish_cuda
-from conftest import needs_extension
+from benchmarks.accuracy import implementations
+from conftest import COMPILED, needs_extension
 from csrc.cuda import nvrtc
 from csrc.cuda.nvrtc import KERNELS, Nvrtc
 from mish_cuda.selfcheck import inputs
-from project import ROOT, copy_sources, is_quoted, run_python
+from project import ROOT, Env, copy_sources, is_quoted, run_python
 from reference import DTYPES
 
 
@@ -34,7 +36,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def run_setup(
-    copy: Path, command: str, env: dict[str, str], modules: dict[str, str] | None = None
+    copy: Path, command: str, env: Env, modules: Env | None = None, status: int = 0
 ) -> subprocess.CompletedProcess[str]:
     """Runs setup.py where modules of the given texts are found first."""
     folder = copy.parent / "modules"
@@ -43,7 +45,7 @@ def run_setup(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     env = {"PYTHONPATH": str(folder), **env}
-    return run_python("setup.py", *command.split(), cwd=copy, env=env)
+    return run_python("setup.py", *command.split(), cwd=copy, env=env, status=status)
 
 
 # --- Without a compiler ---
@@ -69,7 +71,6 @@ def test_mode_none_needs_no_torch_and_removes_what_was_built(copy: Path) -> None
     left.touch()
     of_another_python.touch()
     done = run_setup(copy, "build", NONE, NO_TORCH)
-    assert done.returncode == 0, done.stderr
     assert "mish_cuda: building without compiled kernels (MISH_CUDA_BUILD=none)" in done.stdout
     assert not left.exists()
     assert of_another_python.exists()
@@ -96,11 +97,10 @@ def test_mode_none_needs_no_torch_and_removes_what_was_built(copy: Path) -> None
     ],
 )
 def test_an_impossible_build_ends_in_one_line(
-    command: str, modules: dict[str, str], env: dict[str, str], told: str | None, copy: Path
+    command: str, modules: Env, env: Env, told: str | None, copy: Path
 ) -> None:
     """The documentation quotes it, or what is told ends it."""
-    failed = run_setup(copy, command, env, modules)
-    assert failed.returncode != 0
+    failed = run_setup(copy, command, env, modules, status=1)
     (line,) = failed.stderr.splitlines()
     assert line.startswith("mish_cuda: ")
     assert told in line if told else is_quoted(line)
@@ -108,8 +108,7 @@ def test_an_impossible_build_ends_in_one_line(
 
 def test_the_source_archive_is_complete_and_needs_no_torch(copy: Path) -> None:
     (copy / "mish_cuda" / "_without_kernels.py").touch()
-    done = run_setup(copy, "--quiet sdist", {}, NO_TORCH)
-    assert done.returncode == 0, done.stderr
+    run_setup(copy, "--quiet sdist", {}, NO_TORCH)
     (archive,) = (copy / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         packed = {name.partition("/")[2] for name in tar.getnames()}
@@ -135,22 +134,21 @@ INEXACT = {
 not_windows = pytest.mark.skipif(os.name == "nt", reason="the flags are those of GCC and Clang")
 
 
-def results() -> str:
-    """A digest of the bits of all ops."""
-    ops, bits = torch.ops.mish_cuda, hashlib.sha256()
-    for dtype in DTYPES:
-        x = inputs(dtype)
-        one = torch.ones_like(x)
-        for y in (ops.mish(x), ops.mish_backward(one, x), ops.mish_double_backward(one, one, x)):
-            bits.update(y.view(torch.uint8).numpy())
-    return bits.hexdigest()
+def bits(run: Callable[..., Tensor]) -> str:
+    """A digest of what an implementation of the ops computes, in every dtype."""
+    digest = hashlib.sha256()
+    for x in map(inputs, DTYPES):
+        for order in range(3):
+            digest.update(run(*[torch.ones_like(x)] * order, x).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 IN_A_FRESH_PROCESS = """
 import mish_cuda
-from test_builds import results
+from conftest import COMPILED
+from test_builds import bits
 assert float("5e-324") * 1.0 > 0, "subnormal numbers are flushed to zero"
-print(mish_cuda.__file__, results(), sep="\\n")
+print(mish_cuda.__file__, bits(COMPILED.apply), sep="\\n")
 """
 
 
@@ -160,59 +158,40 @@ print(mish_cuda.__file__, results(), sep="\\n")
 def test_flags_of_the_environment_change_neither_kernels_nor_process(copy: Path) -> None:
     copy = copy.rename(copy.parent / "a copy")  # a space does no harm, either
     env = {**INEXACT, "MISH_CUDA_BUILD": "cpu"}
-    built = run_setup(copy, "--quiet build_ext --inplace", env)
-    assert built.returncode == 0, built.stderr
+    run_setup(copy, "--quiet build_ext --inplace", env)
     folders = os.pathsep.join([str(copy), str(Path(__file__).parent), str(ROOT / "tests")])
-    done = run_python("-c", IN_A_FRESH_PROCESS, cwd=copy.parent, env={"PYTHONPATH": folders})
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [str(copy / "mish_cuda" / "__init__.py"), results()]
+    env = {"PYTHONPATH": folders}
+    done = run_python("-c", IN_A_FRESH_PROCESS, cwd=copy.parent, env=env, status=0)
+    expected = [str(copy / "mish_cuda" / "__init__.py"), bits(COMPILED.apply)]
+    assert done.stdout.splitlines() == expected
     assert mish_cuda.backend(torch.ones(1)) == "cpu"
 
 
 @not_windows
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="no CMake")
-def test_flags_of_cmake_change_no_kernel_of_any_instruction_set(tmp_path: Path) -> None:
-    kernels = []
+def test_flags_of_cmake_change_no_kernel_of_any_instruction_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = []
     for name, flags in {"plain": "", "inexact": INEXACT["CXXFLAGS"]}.items():
-        build = str(tmp_path / name)
+        build = tmp_path / name
         options = ["-DMISH_TORCH=OFF", f"-DCMAKE_CXX_FLAGS={flags}"]
         subprocess.run(["cmake", "-S", ROOT, "-B", build, *options], check=True)
         subprocess.run(["cmake", "--build", build, "--target", "accuracy_kernels"], check=True)
-        kernels.append(ctypes.CDLL(f"{build}/accuracy_kernels.so"))
+        library = functools.cache(implementations._library.__wrapped__)
+        monkeypatch.setattr(implementations, "LIBRARY", build / "accuracy_kernels.so")
+        monkeypatch.setattr(implementations, "_library", library)
+        results.append({isa: bits(run) for isa, run in implementations.kernels().items()})
     assert float("5e-324") * 1.0 > 0
-    plain, inexact = ([*everything(library)] for library in kernels)
-    assert len(plain) >= 12
-    assert inexact == plain
-
-
-def everything(library: ctypes.CDLL) -> list[bytes]:
-    """The bits of each op, of each dtype, by each instruction set of this processor."""
-    library.isa_name.restype = ctypes.c_char_p
-    bits = []
-    for isa, op, dtype in product(range(3), range(3), range(4)):
-        if library.isa_name(isa) is None:
-            continue
-        x = inputs(DTYPES[dtype])
-        operands = [torch.empty_like(x), *[torch.ones_like(x)] * op, x]
-        data = (ctypes.c_void_p * 4)(*(operand.data_ptr() for operand in operands))
-        strides = (ctypes.c_int64 * 8)(*[x.itemsize] * len(operands))
-        library.run(op, dtype, isa, data, strides, ctypes.c_int64(x.numel()), ctypes.c_int64(1))
-        bits.append(operands[0].view(torch.uint8).numpy().tobytes())
-    return bits
+    assert results[0]
+    assert results[0] == results[1]
 
 
 # --- Builds for CUDA, as far as a machine without a GPU can judge them ---
 
-
-def installed_nvrtc() -> Nvrtc | str:
-    """That of the installed torch, or why there is none."""
-    if torch.version.cuda is None:
-        return "this torch is not built for CUDA"
-    return nvrtc.find(torch.version.cuda.partition(".")[0], [Path(folder) for folder in sys.path])
-
-
-NVRTC = installed_nvrtc()
+MAJOR = str(torch.version.cuda).partition(".")[0]
+NVRTC = nvrtc.find(MAJOR, [Path(folder) for folder in sys.path])
 needs_nvrtc = pytest.mark.skipif(isinstance(NVRTC, str), reason=str(NVRTC))
 HAS_NVCC = any(Path(folder, "nvidia", "cu13", "bin", "nvcc").is_file() for folder in sys.path)
 needs_nvcc = pytest.mark.skipif(not HAS_NVCC, reason="pip has installed no nvcc")
@@ -276,10 +255,8 @@ def test_a_compiler_of_pip_builds_a_module_that_loads(compiler: str, copy: Path)
         file.write(FIND[compiler])
     env = {"MISH_CUDA_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": "Ampere;9.0a"}
     built = run_setup(copy, "--quiet build_ext --inplace", env)
-    assert built.returncode == 0, built.stdout + built.stderr
     assert ("(from pip)" if compiler == "nvcc" else "no nvcc was found, so NVRTC") in built.stdout
-    done = run_python("-c", LOADED, cwd=copy)
-    assert done.returncode == 0, done.stderr
+    done = run_python("-c", LOADED, cwd=copy, status=0)
     assert compiler in done.stdout
     assert str(copy) in done.stdout
     assert done.stdout.endswith("True\n")

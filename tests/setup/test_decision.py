@@ -16,7 +16,7 @@ from build_config import BuildError, Decision, Torch
 from csrc.cuda import nvcc
 from csrc.cuda.nvcc import Toolkit
 from mish_cuda._extension import facts_of
-from project import is_quoted
+from project import Env, is_quoted
 
 CPU = Torch("2.13.0+cpu", None, None)
 ROCM = Torch("2.11.0+rocm6.4", None, "6.4")
@@ -27,7 +27,6 @@ ASKED, FORCED = {"MISH_CUDA_BUILD": "cuda"}, {"FORCE_CUDA": "1"}
 DEFAULT_ARCHS = ";".join(build_config.DEFAULT_ARCHS) + "+PTX"
 QUOTED = "quoted in docs/troubleshooting.md"
 
-Env = dict[str, str]
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the fake compilers are shell scripts")
 
 
@@ -69,29 +68,25 @@ def toolkit(root: Path, version: str = "13.0", codes: tuple[str, ...] = ALL_CODE
     return root
 
 
-def nvrtc_packages(folder: Path, kind: str) -> None:
-    """Packages of pip for builds by NVRTC: all, or "no headers", say; the library is compiled C."""
+def nvrtc_packages(folder: Path, lacking: str) -> None:
+    """Packages of pip for builds by NVRTC, lacking "nothing", a folder, the version "12.8", or the
+    "contents" of the library, which is compiled C."""
     if shutil.which("cc") is None:
         pytest.skip("no C compiler")
     library = folder / "nvidia/cuda_nvrtc/lib/libnvrtc.so.12"
-    parts = {
-        "no headers": folder / "triton/backends/nvidia/include/crt/host_defines.h",
-        "no runtime": folder / "nvidia/cuda_runtime/lib/libcudart.so.12",
-        "damaged": library,
-    }
-    for path in parts.values():
+    runtime = folder / "nvidia/cuda_runtime/lib/libcudart.so.12"
+    for path in (library, runtime, folder / "triton/backends/nvidia/include/crt/host_defines.h"):
         path.parent.mkdir(parents=True)
         path.touch()
-    source, minor = folder / "nvrtc.c", 6 if kind == "old" else 8
+    source, minor = folder / "nvrtc.c", 6 if lacking == "12.8" else 8
     source.write_text(
         f"int nvrtcVersion(int *a, int *b) {{ *a = 12; *b = {minor}; return 0; }}"
         "int nvrtcGetNumSupportedArchs(int *count) { *count = 3; return 0; }"
         "int nvrtcGetSupportedArchs(int *a) { a[0] = 52; a[1] = 75; a[2] = 120; return 0; }"
     )
-    if kind != "damaged":
+    if lacking != "contents":
         subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
-    if kind.startswith("no "):
-        shutil.rmtree(parts[kind].parent)
+    shutil.rmtree(folder / lacking, ignore_errors=True)
 
 
 Decide = Callable[..., str]
@@ -99,18 +94,19 @@ Decide = Callable[..., str]
 
 @pytest.fixture
 def decide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Decide:
-    """What is decided for a machine with such a torch, nvcc and packages (None: without any)."""
+    """What is decided for a machine with such a torch, nvcc (None: without) and environment, and
+    with NVRTC's packages, lacking this or nothing (None: without)."""
     monkeypatch.setattr(nvcc, "SYSTEM_TOOLKITS", ())
 
     def decide(
         torch: Torch = CUDA_13,
         nvcc: str | None = "13.0",
-        packages: str | None = None,
+        lacking: str | None = None,
         codes: tuple[str, ...] = ALL_CODES,
         **env: str,
     ) -> str:
-        if packages:
-            nvrtc_packages(tmp_path / "packages", packages)
+        if lacking:
+            nvrtc_packages(tmp_path / "packages", lacking)
         if nvcc:
             env = {"CUDA_HOME": str(toolkit(tmp_path / "cuda", nvcc, codes)), **env}
         env = {"PATH": str(tmp_path), **env}
@@ -130,7 +126,7 @@ BY_NVRTC = r"cuda 7\.5;12\.0\+PTX: .*, but {}.*, so NVRTC 12\.8 in .*/packages"
 
 
 @pytest.mark.parametrize(
-    ("torch", "installed", "packages", "env", "told"),
+    ("torch", "installed", "lacking", "env", "told"),
     [
         (CPU, "13.0", None, {}, r"cpu None: torch 2\.13\.0\+cpu is a CPU build"),
         (ROCM, "13.0", None, {}, r"cpu .* 2\.11\.0\+rocm6\.4 is a ROCm build \(HIP 6\.4\)"),
@@ -146,22 +142,28 @@ BY_NVRTC = r"cuda 7\.5;12\.0\+PTX: .*, but {}.*, so NVRTC 12\.8 in .*/packages"
         (Torch("2.8.0+cu128", "12.8", None), None, None, {}, QUOTED),
         (Torch("1.13.1", None, None), None, None, {}, r"mish_cuda: torch 2\.9 or later is needed"),
         *((Torch(v, None, None), None, None, {}, "cpu ") for v in ("2.9.0", "2.14.0a0+git", "3.0")),
-        (CUDA_12, None, "all", {}, BY_NVRTC.format("no nvcc was found")),
-        (CUDA_12, None, "all", ASKED, BY_NVRTC.format("no nvcc was found")),
-        (CUDA_12, "13.0", "all", {}, BY_NVRTC.format(r"nvcc 13\.0")),
-        (CUDA_12, "12.6", "all", {}, r"cuda 7\.5;8\.0;.* nvcc 12\.6"),
-        (CUDA_12, None, "all", {"TORCH_CUDA_ARCH_LIST": "9.0"}, ".* cannot compile for 9.0"),
-        (CUDA_12, None, "no headers", {}, "cpu .*headers are not among the packages of pip"),
-        (CUDA_12, None, "no runtime", {}, "cpu .*headers are not among the packages of pip"),
-        (CUDA_12, None, "old", {}, r"cpu .* NVRTC 12\.6 in .* is older than 12\.8"),
-        (CUDA_13, None, "all", {}, "cpu .*no nvcc was found; NVRTC 13"),
-        (CUDA_12, None, "damaged", {}, "cpu .*NVRTC cannot be loaded"),
+        (CUDA_12, None, "nothing", {}, BY_NVRTC.format("no nvcc was found")),
+        (CUDA_12, None, "nothing", ASKED, BY_NVRTC.format("no nvcc was found")),
+        (CUDA_12, "13.0", "nothing", {}, BY_NVRTC.format(r"nvcc 13\.0")),
+        (CUDA_12, "12.6", "nothing", {}, r"cuda 7\.5;8\.0;.* nvcc 12\.6"),
+        (CUDA_12, None, "nothing", {"TORCH_CUDA_ARCH_LIST": "9.0"}, ".* cannot compile for 9.0"),
+        (CUDA_12, None, "triton", {}, "cpu .*headers are not among the packages of pip"),
+        (
+            CUDA_12,
+            None,
+            "nvidia/cuda_runtime",
+            {},
+            "cpu .*headers are not among the packages of pip",
+        ),
+        (CUDA_12, None, "12.8", {}, r"cpu .* NVRTC 12\.6 in .* is older than 12\.8"),
+        (CUDA_13, None, "nothing", {}, "cpu .*no nvcc was found; NVRTC 13"),
+        (CUDA_12, None, "contents", {}, "cpu .*NVRTC cannot be loaded"),
     ],
 )
 def test_the_mode_follows_from_torch_and_compilers(
-    torch: Torch, installed: str | None, packages: str | None, env: Env, told: str, decide: Decide
+    torch: Torch, installed: str | None, lacking: str | None, env: Env, told: str, decide: Decide
 ) -> None:
-    assert re.match(told, decide(torch, installed, packages, **env))
+    assert re.match(told, decide(torch, installed, lacking, **env))
 
 
 @pytest.mark.parametrize(
@@ -247,7 +249,10 @@ def test_a_fitting_compiler_is_preferred_and_others_are_named(
         *(("Ampere", "8.0;8.6+PTX"), ("hopper+PTX", "9.0+PTX"), ("Ada 8.0", "8.9+PTX;8.0")),
         *(("", DEFAULT_ARCHS), (" ; ", DEFAULT_ARCHS)),
         *((f"8.0 {name}", f"!{name}") for name in ("5.2", "3.5+PTX", "9.9a", "8.0a", "9.0f")),
-        *((name, f"!{name}") for name in ("sm_900", "all", "Pascal", "9.0|8.0", "90aa", "native")),
+        *(
+            (name, f"!{name}")
+            for name in ("sm_900", "nothing", "Pascal", "9.0|8.0", "90aa", "native")
+        ),
     ],
 )
 def test_architectures_may_be_written_in_many_ways(wanted: str, archs: str, decide: Decide) -> None:
@@ -311,10 +316,8 @@ def test_facts_are_read_from_the_module(tmp_path: Path) -> None:
 
 
 def test_each_torch_python_compiler_and_mode_has_its_objects() -> None:
-    env = {"PATH": os.environ["PATH"]}
-    causes = [CUDA_13, "3.11", "g++ 12.2", "cpu"]
+    env, causes = {"PATH": os.environ["PATH"]}, [CUDA_13, "3.11", "g++ 12.2", "cpu"]
     others = [[*causes[:i], "another", *causes[i + 1 :]] for i in range(len(causes))]
-    folders = [build_config.objects_folder(env, *other) for other in (causes, *others)]
-    folders.append(build_config.objects_folder({**env, "CXXFLAGS": "-O1"}, *causes))
-    assert len(set(folders)) == 6
-    assert build_config.objects_folder(env, *causes) == folders[0]
+    folders = {build_config.objects_folder(env, *other) for other in (causes, causes, *others)}
+    folders.add(build_config.objects_folder({**env, "CXXFLAGS": "-O1"}, *causes))
+    assert len(folders) == 6
