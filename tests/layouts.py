@@ -63,11 +63,7 @@ def normal(sizes: tuple[int, ...], dtype: torch.dtype, device: str, seed: int = 
 
 
 def make(
-    layout: str,
-    dtype: torch.dtype,
-    device: str,
-    seed: int = 0,
-    fill: Callable[..., Tensor] = filled,
+    layout: str, dtype: torch.dtype, device: str, seed: int = 0, fill: Data = filled
 ) -> Tensor:
     """A tensor of that layout."""
     view = {**LAYOUTS, **OVERLAPPING}[layout]

@@ -44,8 +44,6 @@ def run_python(
 def is_quoted(message: str) -> bool:
     """Whether docs/troubleshooting.md quotes it, in broken lines and with ... for what varies."""
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-    for quote in re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
-        parts = [re.escape(part) for part in " ".join(quote.split()).split("...")]
-        if re.fullmatch(".*".join(parts), " ".join(message.split())):
-            return True
-    return False
+    quotes = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    known = (".*".join(map(re.escape, " ".join(quote.split()).split("..."))) for quote in quotes)
+    return any(re.fullmatch(pattern, " ".join(message.split())) for pattern in known)

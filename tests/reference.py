@@ -103,10 +103,8 @@ def edges(dtype: torch.dtype) -> Tensor:
         dtype=torch.float64,
     ).to(dtype)
     points = torch.cat([points, -points])
-    neighbours = [
-        torch.nextafter(points, torch.full_like(points, end)) for end in (-torch.inf, torch.inf)
-    ]
-    return torch.cat([points, *neighbours])
+    ends = (torch.full_like(points, end) for end in (-torch.inf, torch.inf))
+    return torch.cat([points, *(torch.nextafter(points, end) for end in ends)])
 
 
 @functools.cache

@@ -50,14 +50,15 @@ def test_the_users_folder_is_a_tilde(home: str, monkeypatch: Patch) -> None:
 
 # --- What torch and the system may answer, and what is told of it ---
 
-Diagnose = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
+Facts = dict[str, Any]
+Diagnose = Callable[[Facts], tuple[int, Facts]]
 
 
 @pytest.fixture
 def diagnose(monkeypatch: Patch, capsys: Capture) -> Diagnose:
     """The exit status and the document, with these answers, or errors, in place of functions."""
 
-    def diagnose(answers: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def diagnose(answers: Facts) -> tuple[int, Facts]:
         for name, answer in answers.items():
             raises = isinstance(answer, Exception)
             monkeypatch.setattr(name, Mock(side_effect=answer) if raises else answer)
@@ -95,7 +96,7 @@ USELESS_GPUS = {
     "torch.cuda.get_device_name": lambda device: f"GPU {device}",
     "torch.cuda.get_device_capability": lambda device: (9, 0),
 }
-ANSWERS: list[tuple[dict[str, Any], str, str]] = [
+ANSWERS: list[tuple[Facts, str, str]] = [
     ({RUN: FileNotFoundError()}, "cuda", '"nvidia_smi": null'),
     ({RUN: lambda *a, **k: FAILED}, "cuda", '"nvidia_smi": ["a GPU, 580.1", "no driver"]'),
     ({RUN: TimeoutExpired("nvidia-smi", 5)}, "cuda", "did not answer"),
@@ -113,9 +114,7 @@ for part in ("versions", "paths", "build", "extension", "cpu", "cuda", "devices"
 
 
 @pytest.mark.parametrize(("answers", "part", "piece"), ANSWERS)
-def test_what_torch_and_the_system_answer_is_told(
-    answers: dict[str, Any], part: str, piece: str, diagnose: Diagnose
-) -> None:
+def test_answers_are_told(answers: Facts, part: str, piece: str, diagnose: Diagnose) -> None:
     """What fails fails alone; but where nothing can be checked, the check fails."""
     status, told = diagnose(answers)
     assert piece in json.dumps(told[part])
@@ -131,8 +130,7 @@ def test_what_is_installed_passes() -> None:
         told = diagnostics.self_check(["cpu"])
         assert torch.get_num_threads() == 3
     assert (told["passed"], told["failures"], told["skipped"]) == (True, [], [])
-    dtypes = ["float32", "float64", "float16", "bfloat16"]
-    assert [row["dtype"] for row in told["results"]] == dtypes
+    assert len({row["dtype"] for row in told["results"]}) == 4
 
 
 EXACT = functional._mish
@@ -145,16 +143,12 @@ def gradient_without_factor(x: Tensor) -> Tensor:
     return y
 
 
-def flushed(x: Tensor) -> Tensor:
-    return torch.where(x.abs() < torch.finfo(x.dtype).tiny, 0 * x, EXACT(x))
-
-
 WRONG: dict[str, tuple[str, Any, str]] = {
     "NaN at -inf": ("_mish", F.mish, "forward: got nan at x = -inf, expected -0.0"),
     "off by 1e-6": ("_mish", lambda x: EXACT(x) * (1 + 1e-6), "float32, forward"),
     "sign of zero": ("_mish", lambda x: EXACT(x) + 0.0, "forward: got 0.0 at x = -"),
     "NaN": ("_mish", lambda x: torch.where(x.isnan(), 0.0, EXACT(x)), "got 0.0 at x = nan"),
-    "subnormal": ("_mish", flushed, "forward: got 0.0 at x = "),
+    "subnormal": ("_mish", lambda x: torch.where(x.abs() < 1e-38, 0 * x, EXACT(x)), "got 0.0 at"),
     "last element": ("_mish", lambda x: torch.cat([EXACT(x[:-1]), x[-1:]]), "forward"),
     "gradient": ("_mish", lambda x: EXACT(x) + 1e-3 * (x - x.detach()), "backward"),
     "factor": ("_mish", gradient_without_factor, "backward"),

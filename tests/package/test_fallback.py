@@ -33,7 +33,10 @@ SUFFIX = EXTENSION_SUFFIXES[0]
 # --- Every state that an installation may be in ---
 
 
-def install(folder: Path, files: dict[str, bytes | None]) -> Path:
+Files = dict[str, bytes | None]
+
+
+def install(folder: Path, files: Files) -> Path:
     """A copy of the package with these files, those of a build; None: links to nowhere."""
     unwanted = shutil.ignore_patterns("__pycache__", "_C*", "_without_kernels.py")
     shutil.copytree(PACKAGE, folder / "mish_cuda", ignore=unwanted)
@@ -59,8 +62,8 @@ def facts(**changed: str) -> bytes:
 MODULE = f"_C{SUFFIX}"
 OTHER = ".cpython-399-nowhere.so"
 NIGHTLY = "2.99.0.dev20990101"
-WITHOUT: dict[str, bytes | None] = {"_without_kernels.py": b""}  # as MISH_CUDA_BUILD=none
-UNBUILT: dict[str, bytes | None] = {"../setup.py": b"", "../csrc/mish_math.h": b""}
+WITHOUT: Files = {"_without_kernels.py": b""}  # as MISH_CUDA_BUILD=none
+UNBUILT: Files = {"../setup.py": b"", "../csrc/mish_math.h": b""}
 # As of another source folder that is installed editable: it answers for every submodule.
 FINDER = f"""
 import sys
@@ -72,13 +75,10 @@ class Finder:
 sys.meta_path.append(Finder)
 """
 # The files of each state, and the reason that is told; None: the documentation quotes the warning.
-STATES: dict[str, tuple[dict[str, bytes | None], str | None]] = {
+STATES: dict[str, tuple[Files, str | None]] = {
     "built without kernels": (WITHOUT, "MISH_CUDA_BUILD=none"),
     "of another torch": ({MODULE: facts(torch="2.5.1")}, None),
-    "of another nightly": (
-        {MODULE: facts(torch=NIGHTLY)},
-        f"compiled for torch {NIGHTLY}, but this is torch {torch.__version__}",
-    ),
+    "of another nightly": ({MODULE: facts(torch=NIGHTLY)}, f"compiled for torch {NIGHTLY}, but"),
     "of another Python": ({f"_C{OTHER}": facts()}, OTHER),
     "renamed from another Python": ({MODULE: facts(python=OTHER)}, f"another Python, {OTHER}"),
     "lost": ({}, "there is no compiled extension for this Python"),
@@ -91,10 +91,8 @@ STATES: dict[str, tuple[dict[str, bytes | None], str | None]] = {
 
 
 @pytest.mark.parametrize(("files", "reason"), STATES.values(), ids=STATES)
-def test_every_state_works_and_is_explained(
-    files: dict[str, bytes | None], reason: str | None, tmp_path: Path
-) -> None:
-    """Also without other packages. A warning tells the reason, unless somebody asked for it."""
+def test_every_state_is_explained(files: Files, reason: str | None, tmp_path: Path) -> None:
+    """And works, also without other packages. A warning tells why, unless somebody asked for it."""
     others = dict.fromkeys(("../numpy.py", "../rich.py"), b"raise ModuleNotFoundError")
     folder = install(tmp_path / "a folder", {**files, **others})
     # The CPU is to be the only device, and no path to be shortened.
@@ -122,21 +120,18 @@ def test_every_state_works_and_is_explained(
 
 
 @needs_extension
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("value", ["true", "False", "off", "0"])
-def test_the_extension_is_used_unless_switched_off(
-    value: str, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
-) -> None:
-    """Silently."""
+def test_the_extension_can_be_switched_off(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MISH_CUDA_EAGER", value)
     module, _, reason, remedy = _extension._load()
     assert (module is None) == (reason == "MISH_CUDA_EAGER is set") == (value == "true")
-    assert (remedy, recwarn.list) == (None, [])
+    assert remedy is None
 
 
 def test_in_an_archive_the_remedy_is_to_unpack_it(tmp_path: Path) -> None:
-    archive = shutil.make_archive(
-        str(tmp_path / "packages"), "zip", install(tmp_path / "unpacked", {})
-    )
+    folder = install(tmp_path / "unpacked", {})
+    archive = shutil.make_archive(str(tmp_path / "packages"), "zip", folder)
     script = "import mish_cuda; print(mish_cuda.mish(mish_cuda.functional.torch.ones(1)))"
     done = run_python("-c", script, cwd=tmp_path, env={"PYTHONPATH": archive})
     assert "0.8651" in done.stdout
@@ -154,9 +149,8 @@ IN_PLACE_OF_TORCH = [
 
 
 @pytest.mark.parametrize(("name", "text", "told"), IN_PLACE_OF_TORCH)
-def test_a_torch_that_cannot_be_imported_is_told_in_a_line(
-    name: str, text: str, told: str, tmp_path: Path
-) -> None:
+def test_a_torch_that_cannot_be_imported(name: str, text: str, told: str, tmp_path: Path) -> None:
+    """A line tells it."""
     install(tmp_path, {**WITHOUT, f"../{name}": text.encode()})
     options, place = ([], name) if name.endswith(".py") else (["-S"], "torch")
     for program in (["-m", "mish_cuda"], ["-c", "import mish_cuda"]):
@@ -220,18 +214,17 @@ def test_imported_again(another: bool, tmp_path: Path) -> None:
 
 STATE = """
 import importlib, os, signal, sys, threading, warnings
+from concurrent.futures import ThreadPoolExecutor
 import torch, torch.nn.functional as F
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-def computes_denormals(told):
-    told += [5e-324 * 1.0 != 0.0, bool((denormal * 1.0).ne(0).all())]
+def computes_denormals(one):
+    return 5e-324 * one != 0.0 and bool((denormal * one).ne(0).all())
 
 def state():
-    thread = threading.Thread(target=computes_denormals, args=(denormals := [],))
-    thread.start()
-    thread.join()
-    computes_denormals(denormals)
+    with ThreadPoolExecutor(1) as pool:
+        denormals = [computes_denormals(1.0), *pool.map(computes_denormals, [1.0])]
     return {
         "imports": [*sys.meta_path, *sys.path_hooks, *sys.path, __builtins__.__import__],
         "warnings": list(warnings.filters),
@@ -280,7 +273,7 @@ def test_importing_changes_nothing_else(eager: str, tmp_path: Path) -> None:
     assert [name for name in done.stdout.split() if name.startswith(HEAVY)] == []
 
 
-# --- Devices that no kernel was written for, with the extension in place ---
+# --- Devices without a kernel: nobody wrote one, or, for CUDA, the build fell back to the CPU ---
 
 ELSEWHERE = DispatchKeySet(DispatchKey.PrivateUse1)
 
@@ -310,22 +303,17 @@ def test_other_devices_have_a_kernel_of_every_op() -> None:
     assert mish_cuda.backend(torch.empty(1, device="meta")) == "eager"
 
 
-# --- CUDA tensors, where the build fell back to the CPU ---
-
 REASON = "torch 2.11.0+cu130 is built for CUDA 13.0, but no nvcc was found"
 REMEDY = "Install a compiler beside torch"
 
 
 @needs_extension
-@pytest.mark.parametrize(
-    ("cuda", "remedy"),
-    [("13.0", REMEDY), ("13.0", None), (None, REMEDY)],
-    ids=["fell back", "for the CPU, as asked", "no longer on CUDA"],
-)
+@pytest.mark.parametrize(("cuda", "remedy"), [("13.0", REMEDY), ("13.0", None), (None, REMEDY)])
 def test_a_gpu_in_use_by_nobody_is_told_of_once(
     monkeypatch: pytest.MonkeyPatch, cuda: str | None, remedy: str | None
 ) -> None:
-    """Fake CUDA tensors, given to the kernel that they get without a kernel of their own."""
+    """Unless the CPU was asked for, or this torch has no CUDA any more. Fake CUDA tensors are given
+    to the kernel that they get without a kernel of their own."""
     from mish_cuda import _registration  # which needs the ops
 
     monkeypatch.setattr(_registration, "FACTS", {"reason": REASON, "remedy": remedy})

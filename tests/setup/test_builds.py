@@ -126,8 +126,7 @@ def test_the_source_archive_is_complete_and_needs_no_torch(copy: Path) -> None:
 FAST = "-Ofast -ffast-math -funsafe-math-optimizations -ffinite-math-only -fno-signed-zeros"
 INEXACT = {
     "CXX": f"{os.environ.get('CXX') or 'c++'} -ffast-math",
-    "CFLAGS": f"{FAST} -march=native",
-    "CXXFLAGS": f"{FAST} -march=native",
+    **dict.fromkeys(("CFLAGS", "CXXFLAGS"), f"{FAST} -march=native"),
     "CPPFLAGS": "-ffinite-math-only",
     "LDFLAGS": FAST,
 }
@@ -157,8 +156,7 @@ print(mish_cuda.__file__, bits(COMPILED.apply), sep="\\n")
 @pytest.mark.slow
 def test_flags_of_the_environment_change_neither_kernels_nor_process(copy: Path) -> None:
     copy = copy.rename(copy.parent / "a copy")  # a space does no harm, either
-    env = {**INEXACT, "MISH_CUDA_BUILD": "cpu"}
-    run_setup(copy, "--quiet build_ext --inplace", env)
+    run_setup(copy, "--quiet build_ext --inplace", {**INEXACT, "MISH_CUDA_BUILD": "cpu"})
     folders = os.pathsep.join([str(copy), str(Path(__file__).parent), str(ROOT / "tests")])
     env = {"PYTHONPATH": folders}
     done = run_python("-c", IN_A_FRESH_PROCESS, cwd=copy.parent, env=env, status=0)
@@ -170,9 +168,8 @@ def test_flags_of_the_environment_change_neither_kernels_nor_process(copy: Path)
 @not_windows
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="no CMake")
-def test_flags_of_cmake_change_no_kernel_of_any_instruction_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flags_of_cmake_change_no_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any instruction set."""
     results = []
     for name, flags in {"plain": "", "inexact": INEXACT["CXXFLAGS"]}.items():
         build = tmp_path / name
@@ -184,8 +181,8 @@ def test_flags_of_cmake_change_no_kernel_of_any_instruction_set(
         monkeypatch.setattr(implementations, "_library", library)
         results.append({isa: bits(run) for isa, run in implementations.kernels().items()})
     assert float("5e-324") * 1.0 > 0
-    assert results[0]
-    assert results[0] == results[1]
+    plain, inexact = results
+    assert plain == inexact != {}
 
 
 # --- Builds for CUDA, as far as a machine without a GPU can judge them ---
