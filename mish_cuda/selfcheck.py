@@ -75,7 +75,7 @@ def _results(x: Tensor, g: Tensor, h: Tensor) -> Iterator[tuple[str, int, Tensor
     """Each of VARIANTS: its name, the order of the derivative, and the result."""
     for order, result in enumerate(_derivatives(x, g, h)):
         yield VARIANTS[order], order, result
-    out, in_place = torch.empty_like(x), x.clone()
+    out, in_place = torch.zeros_like(x), x.clone()  # empty memory may hold an earlier result
     functional.mish(x, out=out)
     functional.mish_(in_place)
     yield "out", 0, out

@@ -47,22 +47,14 @@ class Implementation:
 
 
 EAGER = Implementation(
-    "eager",
-    eager.mish,
-    eager.mish_,
-    eager.input_gradient,
-    eager.double_backward,
+    "eager", eager.mish, eager.mish_, eager.input_gradient, eager.double_backward
 )
-
-
-def _torchs_mish(x: Tensor, out: Tensor | None = None) -> Tensor:
-    return F.mish(x) if out is None else torch.ops.aten.mish.out(x, out=out)  # type: ignore[no-any-return]
 
 
 TORCH = replace(
     EAGER,
     name="torch",
-    mish=_torchs_mish,
+    mish=lambda x, out=None: F.mish(x) if out is None else torch.ops.aten.mish.out(x, out=out),
     mish_=lambda x: F.mish(x, inplace=True),
     # Not the op of torch, which has no derivative. The input must require a gradient.
     mish_backward=lambda g, x: torch.autograd.grad(F.mish(x), x, g, create_graph=True)[0],
@@ -72,22 +64,20 @@ TORCH = replace(
 PUBLIC = replace(
     EAGER,
     name="public",
-    mish=lambda x, out=None: mish_cuda.mish(x, out=out),
-    mish_=lambda x: mish_cuda.mish_(x),
+    mish=mish_cuda.mish,
+    mish_=mish_cuda.mish_,
     mish_backward=lambda g, x: mish_cuda.mish_backward(x, g),
 )
 
-
-def _compiled() -> Implementation | None:
-    if C is None:
-        return None
-    ops: Any = torch.ops.mish_cuda
-    return Implementation(
-        "compiled", mish_cuda.mish, mish_cuda.mish_, ops.mish_backward, ops.mish_double_backward
-    )
-
-
-COMPILED = pytest.param(_compiled(), marks=needs_extension, id="compiled")
+# The ops, which are looked up late: without the extension there are none.
+_OPS: Any = torch.ops.mish_cuda
+COMPILED = replace(
+    PUBLIC,
+    name="compiled",
+    mish_backward=lambda g, x: _OPS.mish_backward(g, x),
+    mish_double_backward=lambda h, g, x: _OPS.mish_double_backward(h, g, x),
+)
+_COMPILED = pytest.param(COMPILED, marks=needs_extension, id="compiled")
 
 
 class Log(TorchDispatchMode):
@@ -103,12 +93,12 @@ class Log(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.fixture(params=[COMPILED, pytest.param(EAGER, id="eager")])
+@pytest.fixture(params=[_COMPILED, pytest.param(EAGER, id="eager")])
 def impl(request: pytest.FixtureRequest) -> Implementation:
     return request.param  # type: ignore[no-any-return]
 
 
-@pytest.fixture(params=[COMPILED])
+@pytest.fixture(params=[_COMPILED])
 def compiled(request: pytest.FixtureRequest) -> Implementation:
     return request.param  # type: ignore[no-any-return]
 

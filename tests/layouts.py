@@ -63,11 +63,7 @@ def normal(sizes: tuple[int, ...], dtype: torch.dtype, device: str, seed: int = 
 
 
 def make(
-    layout: str,
-    dtype: torch.dtype,
-    device: str,
-    seed: int = 0,
-    fill: Callable[..., Tensor] = filled,
+    layout: str, dtype: torch.dtype, device: str, seed: int = 0, fill: Data = filled
 ) -> Tensor:
     """A tensor of that layout."""
     view = {**LAYOUTS, **OVERLAPPING}[layout]
@@ -76,10 +72,7 @@ def make(
 
 def memory(x: Tensor) -> Tensor:
     """All of the memory that x is a view of."""
-    storage = x.untyped_storage()
-    return torch.empty(0, dtype=x.dtype, device=x.device).set_(
-        storage, 0, (storage.nbytes() // x.itemsize,)
-    )
+    return torch.empty(0, dtype=x.dtype, device=x.device).set_(x.untyped_storage())
 
 
 def like(x: Tensor) -> Tensor:

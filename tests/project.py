@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+Env = dict[str, str]
 ROOT = Path(__file__).parents[1]
 BUILT = (
     *(".*", "build", "dist", "*.egg-info", "__pycache__", "_C*.so", "_without_kernels.py"),
@@ -25,23 +26,24 @@ def copy_sources(target: Path) -> Path:
 
 
 def run_python(
-    *program: str | Path, cwd: Path, env: dict[str, str] | None = None, **options: Any
+    *args: str | Path, cwd: Path, env: Env | None = None, status: int | None = None, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Python on a program in a folder, of whose packages it imports the first of each name.
+    """Python with arguments in a folder, of whose packages it imports the first of each name.
 
     Variables of this library do not count; `env` adds some, the others are those of this process.
+    If `status` is given, Python must end with it.
     """
     own = {k: v for k, v in os.environ.items() if not k.startswith("MISH_CUDA")}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     options["env"] = {**own, "PYTHONPATH": str(cwd), **(env or {})}
-    return subprocess.run([sys.executable, *program], cwd=cwd, check=False, **options)
+    done = subprocess.run([sys.executable, *args], cwd=cwd, check=False, **options)
+    assert status in (None, done.returncode), (done.returncode, done.stdout, done.stderr)
+    return done
 
 
 def is_quoted(message: str) -> bool:
     """Whether docs/troubleshooting.md quotes it, in broken lines and with ... for what varies."""
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-    for quote in re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
-        parts = [re.escape(part) for part in " ".join(quote.split()).split("...")]
-        if re.fullmatch(".*".join(parts), " ".join(message.split())):
-            return True
-    return False
+    quotes = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    known = (".*".join(map(re.escape, " ".join(quote.split()).split("..."))) for quote in quotes)
+    return any(re.fullmatch(pattern, " ".join(message.split())) for pattern in known)
