@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import lookalikes as like
 import pytest
 import torch
 import torch.nn.functional as F
-from lookalikes import Branches, FlippedMish, Functional, HardMish, InCode, MiSh, wrapped
-from torch import nn
+from lookalikes import FlippedMish, Functional, HardMish, MiSh
+from networks import (
+    BRANCHES,
+    Branches,
+    Calls,
+    Case,
+    InCode,
+    check_conversion,
+    timm,
+    traced,
+    with_a_factory,
+    wrapped,
+)
+from torch import Tensor, fx, nn
 
 import mish_cuda
 from mish_cuda import convert, override_torch, revert
@@ -21,26 +32,76 @@ from mish_cuda import convert, override_torch, revert
 pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated")
 
 
-class Case(NamedTuple):
-    """A model, what is replaced in it, and why other activations are not, as patterns.
-
-    ``retrain`` are the replaced ones that were no Mish.
-    """
-
-    make: Callable[[], nn.Module]
-    changed: list[str]
-    left_alone: dict[str, str] = {}  # noqa: RUF012
-    retrain: list[str] = []  # noqa: RUF012
-    arguments: dict[str, Any] = {}  # noqa: RUF012
+# --- Models as others write them ---
 
 
-# --- Modules inside modules ---
+class ConvMish(nn.Sequential):
+    """A block that is named after the Mish in it."""
+
+
+def nested() -> nn.Module:
+    model = wrapped()
+    for _ in range(60):
+        model = ConvMish(model)
+    return nn.Sequential(ConvMish(nn.Linear(4, 4), nn.Mish()), model)
+
+
+def transformer(activation: Any) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(4, 2, 8, 0.0, activation, batch_first=True)
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
 
 
 def shared() -> nn.Module:
     act = nn.Mish()
     block = nn.Sequential(nn.Linear(4, 4), act)
     return nn.Sequential(block, act, nn.Sequential(block, act), nn.Mish())
+
+
+CALLS = ["act", "body.1", *(f"graph.mish{end}" for end in ("", "_1", "_2", "_3", "_", "_4"))]
+
+timm_mish, scaled_mish = like.timm_mish, like.scaled_mish
+fx.wrap("timm_mish")  # tracing keeps them whole, so that it is known what is passed to them
+fx.wrap("scaled_mish")
+
+
+class Wrapped(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = timm_mish(x, inplace=True) + timm_mish(x) + scaled_mish(x)
+        return y + scaled_mish(x, 2) + timm_mish(x=x)
+
+
+WRAPPED = ["graph.timm_mish", "graph.timm_mish_1", "graph.scaled_mish"]
+NOT_TAKEN = {"graph.scaled_mish_1": "takes scale, which", "graph.timm_mish_2": "takes x, which"}
+
+CASES = {
+    "branches": Case(Branches, BRANCHES, shape=(2, 4)),
+    "ours already": Case(partial(Branches, mish_cuda.MishCuda), [], shape=(2, 4)),
+    "factory": Case(with_a_factory, ["1"], shape=(2, 4)),
+    "timm": Case(timm, ["1", "2.function"], shape=(2, 3, 8)),
+    "blocks": Case(nested, ["0.1", f"1.{'0.' * 60}act"], shape=(2, 4)),
+    "shared": Case(shared, ["1", "3", "0.1", "2.1"], shape=(2, 4)),
+    "graph": Case(lambda: traced(Calls()), CALLS, shape=(5, 4)),
+    "calls in a graph": Case(
+        lambda: traced(Calls()), CALLS[3:5], arguments={"where": "graph.mish_[12]"}, shape=(5, 4)
+    ),
+    "graph of functions": Case(lambda: traced(Wrapped()), WRAPPED, NOT_TAKEN, shape=(5, 4)),
+}
+CASES |= {
+    f"transformer, {name}": Case(
+        partial(transformer, act), [f"layers.{i}.activation" for i in (0, 1)], shape=(2, 3, 4)
+    )
+    for name, act in {"layer": nn.Mish(), "function": F.mish}.items()
+}
+CASES |= {
+    make.__name__: Case(partial(Branches, make), BRANCHES, shape=(5, 4)) for make in like.RECOGNISED
+}
+CASES |= {
+    name: Case(partial(Functional, f), ["function"], shape=(5, 4))
+    for name, f in like.FUNCTIONS.items()
+}
+UNPICKLABLE = {"lambda of the formula", "lambda of F.mish", "op", "overload"}
+
+# --- Models that are not run ---
 
 
 def held_by_themselves() -> nn.Sequential:
@@ -56,6 +117,13 @@ def with_millions_of_paths() -> nn.Module:
     for _ in range(40):
         model = nn.ModuleList([model, model])
     return model
+
+
+def transformer_layer() -> nn.Module:
+    """One that uses its activation in evaluation, too."""
+    layer: Any = nn.TransformerEncoderLayer(4, 2, 8, 0.0, nn.ReLU())
+    layer.activation_relu_or_gelu = 0
+    return layer  # type: ignore[no-any-return]
 
 
 class Keras(nn.Module):
@@ -77,23 +145,34 @@ def with_torchscript() -> nn.Sequential:
     return nn.Sequential(nn.Mish(), scripted, torch.jit.trace(nn.Mish(), torch.ones(3)))
 
 
-CASES = {
-    "shared": Case(shared, ["1", "3", "0.1", "2.1"]),
+SCRIPT = "TorchScript.*before torch.jit.script"
+CASES |= {
     "held by themselves": Case(held_by_themselves, ["1", "2"]),
     "millions of paths": Case(with_millions_of_paths, ["0." * 40 + "0"]),
     "plain lists": Case(Keras, [], IN_LISTS | INSIDE),
     "where in lists": Case(
         Keras, [], INSIDE, arguments={"where": lambda name, _: name.startswith("l")}
     ),
-    "TorchScript": Case(
-        with_torchscript, ["0"], dict.fromkeys(["2", "1.0"], "TorchScript.*before torch.jit.script")
-    ),
-    "forced": Case(
-        lambda: nn.Sequential(HardMish(), MiSh()),
-        ["0", "1"],
-        retrain=["0"],
-        arguments={"from_": (HardMish, MiSh)},
-    ),
+    "scripted function": Case(lambda: Functional(torch.jit.script(like.mish)), ["function"]),
+    "TorchScript": Case(with_torchscript, ["0"], {"2": SCRIPT, "1.0": SCRIPT}),
+}
+
+
+def beside_mish(item: Any, training: bool) -> nn.Module:
+    """Something that looks like Mish. It is tried out without its hooks."""
+    other: nn.Module = item() if isinstance(item, type) else Functional(item)
+    other.register_forward_pre_hook(lambda *_: pytest.fail("a hook ran"))
+    return nn.Sequential(nn.Mish(), other).train(training)
+
+
+CASES |= {
+    f"{getattr(item, '__name__', item)}, {training}": Case(
+        partial(beside_mish, item, training),
+        ["0"],
+        {"1" if isinstance(item, type) else "1.function": reason} if reason else {},
+    )
+    for item, reason in like.LOOK_ALIKES.items()
+    for training in (True, False)
 }
 
 # --- Selected by class and name: Mish is known in every class, others have to be named ---
@@ -125,61 +204,24 @@ CASES |= {
     for i, (chosen, names) in enumerate(SELECTED)
 }
 DERIVED = {"derived": "name test_conversion.DerivedReLU in from_"}
-CASES["ReLU"] = Case(activations, ["stem.0"], DERIVED, ["stem.0"], {"from_": nn.ReLU})
-
-# --- What is elementwise, by name ---
-
 ELEMENTWISE = (
     *(nn.ReLU(), nn.LogSigmoid(), nn.RReLU(), nn.Threshold(0, 0), nn.Dropout(), nn.Identity()),
     *(nn.ReLU(True), nn.RReLU(inplace=True), nn.Dropout().eval(), nn.RReLU().eval()),
 )
+RELU: dict[str, Any] = {"from_": nn.ReLU}
+CASES["ReLU"] = Case(activations, ["stem.0"], DERIVED, ["stem.0"], RELU)
+CASES["in a transformer"] = Case(transformer_layer, ["activation"], {}, ["activation"], RELU)
 CASES |= {
     f"{layer}, {layer.training}": Case(
         partial(nn.Sequential, layer), ["0"], {}, ["0"], {"from_": type(layer)}
     )
-    for layer in ELEMENTWISE
-}
-
-# --- What looks like Mish: it is tried out without its hooks ---
-
-
-def beside_mish(item: Any, training: bool) -> nn.Module:
-    other: nn.Module = item() if isinstance(item, type) else Functional(item)
-    other.register_forward_pre_hook(lambda *_: pytest.fail("a hook ran"))
-    return nn.Sequential(nn.Mish(), other).train(training)
-
-
-CASES |= {
-    f"{getattr(item, '__name__', item)}, {training}": Case(
-        partial(beside_mish, item, training),
-        ["0"],
-        {"1" if isinstance(item, type) else "1.function": reason} if reason else {},
-    )
-    for item, reason in like.LOOK_ALIKES.items()
-    for training in (True, False)
+    for layer in (*ELEMENTWISE, HardMish())
 }
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_convert_and_revert(case: Case, public: str) -> None:
-    """Nothing else changes, and shared layers stay shared."""
-    model = case.make()
-    before, state = [(m, m.training) for m in model.modules()], torch.get_rng_state()
-    report = convert(model, **case.arguments)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert (list(report.changed), report.retrain) == (case.changed, case.retrain)
-    assert report.left_alone.keys() == case.left_alone.keys()
-    for name, reason in case.left_alone.items():
-        assert re.search(reason, report.left_alone[name])
-    lines = [len(group) for group in (report.changed, report.left_alone, report.retrain)]
-    lines[1:] = [count + 1 if count else 0 for count in lines[1:]]  # with a title
-    assert len(str(report).splitlines()) == 1 + sum(lines) + bool(report.hint)
-    assert len([*model.modules()]) == len(before)
-    assert all(type(model.get_submodule(name)) is mish_cuda.Mish for name in case.changed)
-    assert convert(model, **case.arguments).changed == {}
-    back = revert(model)
-    assert (back.changed.keys(), back.retrain) == (report.changed.keys(), report.retrain)
-    assert [(m, m.training) for m in model.modules()] == before
+@pytest.mark.parametrize("name", CASES)
+def test_convert_and_revert(name: str, public: str) -> None:
+    check_conversion(CASES[name], name not in UNPICKLABLE)
 
 
 def test_names_flags_and_attributes_stay() -> None:
@@ -189,8 +231,6 @@ def test_names_flags_and_attributes_stay() -> None:
     model.act.eval()
     model.act.f = -1  # as YOLO's parsers note where a layer's input comes from
     convert(model)
-    names = [name for name, _ in original.named_modules(remove_duplicate=False)]
-    assert [name for name, _ in model.named_modules(remove_duplicate=False)] == names
     assert repr(model) == repr(original)
     assert (model.act.training, model.named.act.training, model.act.f) == (False, True, -1)
     model.named.act.eval()
@@ -230,6 +270,19 @@ def test_trying_out_within(context: Callable[[], Any]) -> None:
     assert "has the slope" in report.left_alone["1"]
 
 
+@pytest.mark.parametrize(("item", "inplace"), like.INFERENCE_ONLY.items())
+def test_what_cannot_be_differentiated_is_known_by_its_values(item: Any, inplace: bool) -> None:
+    """Afterwards it can be trained."""
+    activation = item() if isinstance(item, type) else Functional(item)
+    x = torch.randn(3, 4)
+    expected = activation(x.clone())
+    report = convert(model := nn.Sequential(nn.Linear(4, 4), activation))
+    assert (report.left_alone, report.retrain) == ({}, [])
+    torch.testing.assert_close(model[1](y := x.clone()), expected)
+    assert (not torch.equal(x, y)) is inplace
+    model(x).sum().backward()
+
+
 # --- What cannot be replaced ---
 
 
@@ -240,7 +293,7 @@ def altered(alter: Callable[[nn.Module], Any]) -> nn.Module:
 
 
 NAMED = (nn.Mish, nn.PReLU, nn.BatchNorm2d, nn.MaxPool2d, nn.ChannelShuffle, FlippedMish)
-NAMED += (nn.MSELoss,)
+NAMED += (nn.MSELoss, nn.ReLU)
 # What is of such a class and yet no activation that can be replaced, and what is told of it.
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "pooling": (lambda: nn.MaxPool2d(2), r"makes the shape \(2, 4, 2, 2\) of \(2, 4, 4, 4\)"),
@@ -251,6 +304,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "parameters": (nn.PReLU, "PReLU.* has parameters or buffers"),
     "buffers": (lambda: nn.BatchNorm2d(4, affine=False), "has parameters or buffers"),
     "forward": (lambda: altered(lambda m: vars(m).update(forward=F.mish)), "a forward of its own"),
+    "transformer": (
+        lambda: nn.TransformerEncoderLayer(4, 2, 8, 0, nn.ReLU()),
+        "ReLU.* is not used",
+    ),
     "compiled": (lambda: torch.compile(nn.Mish(), backend="eager"), "is compiled by itself"),
     "compiled in place": (lambda: altered(lambda m: m.compile(backend="eager")), "is compiled by"),
 }
@@ -260,12 +317,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 def test_what_cannot_be_replaced_is_refused(make: Callable[[], Any], message: str) -> None:
     """Model and random numbers are then as they were; and there is a way around it."""
     model = nn.Sequential(nn.Mish(), make(), nn.Mish())
-    layers, state = list(model.modules()), torch.get_rng_state()
-    with pytest.raises(
-        ValueError, match=rf"'1(\._orig_mod)?' .*{message}.*eave it out with `where`"
-    ):
+    layers, state = [*model.modules()], torch.get_rng_state()
+    with pytest.raises(ValueError, match=rf"'1(\.\w+)?' .*{message}.*eave it out with `where`"):
         convert(model, NAMED)
-    assert list(model.modules()) == layers
+    assert [*model.modules()] == layers
     assert torch.equal(torch.get_rng_state(), state)
     assert all(layer.training for layer in layers)
     convert(model, NAMED, where=lambda name, _: not name.startswith("1"))
@@ -275,7 +330,6 @@ def test_what_cannot_be_replaced_is_refused(make: Callable[[], Any], message: st
 OTHERS = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
 NOWHERE = r"expected `where` to match .*Their names: act, again, stem\.1, listed"
 MODULE, CLASS = r"expected a torch\.nn\.Module, got", "expected `from_` to be a subclass"
-SCRIPT = r"TorchScript.*before torch\.jit\.script"
 ITSELF = r"one activation, .*Use (mish_cuda|torch\.nn)\.Mish\(\)"
 TO = r"expected `to` to be None or torch\.nn\.Mish"
 WRONG: list[tuple[Callable[..., Any], type[Exception], str, dict[str, Any]]] = [
@@ -295,29 +349,29 @@ WRONG: list[tuple[Callable[..., Any], type[Exception], str, dict[str, Any]]] = [
     (convert, ValueError, ITSELF, {"model": held_by_themselves()[2]}),
     (convert, ValueError, ITSELF, {"model": nn.ReLU(), "from_": nn.ReLU}),
     (revert, ValueError, ITSELF, {"model": mish_cuda.Mish()}),
+    (convert, ZeroDivisionError, "", {"where": lambda name, _: name != "named.act" or 1 / 0}),
 ]
 
 
 @pytest.mark.parametrize(("function", "error", "message", "arguments"), WRONG)
-def test_wrong_arguments(
+def test_errors_change_nothing(
     function: Callable[..., Any], error: type[Exception], message: str, arguments: dict[str, Any]
 ) -> None:
+    model = Branches()
+    layers = [*model.modules()]
     with pytest.raises(error, match=message):
-        function(**{"model": Branches(), **arguments})
+        function(**{"model": model, **arguments})
+    assert [*model.modules()] == layers
 
 
-def test_an_error_on_the_way_changes_nothing() -> None:
+def test_what_cannot_be_put_back_is_refused() -> None:
     model: Any = Branches()
-    layers = list(model.modules())
-    with pytest.raises(ZeroDivisionError):
-        convert(model, where=lambda name, _: name != "named.act" or 1 / 0)
-    assert list(model.modules()) == layers
     convert(model)
     model.act.forward = F.mish
-    layers = list(model.modules())
+    layers = [*model.modules()]
     with pytest.raises(ValueError, match="'act' has a forward of its own"):
         revert(model)
-    assert list(model.modules()) == layers
+    assert [*model.modules()] == layers
 
 
 def test_the_report_tells_all_in_lines() -> None:

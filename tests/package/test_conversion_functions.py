@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import functools
+import copy
+import pickle
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +15,9 @@ import lookalikes as like
 import pytest
 import torch
 import torch.nn.functional as F
-from lookalikes import Functional, InCode, MiSh, is_ours, mish, mish_, textbook, timm_mish
+from lookalikes import Functional, MiSh, is_ours, layer, mish, mish_, textbook, timm_mish
+from networks import InCode, check, draw, traced
 from torch import Tensor, nn
-from torch.nn.functional import mish as imported_under_another_name
 
 import mish_cuda
 from mish_cuda import convert, override_torch, revert
@@ -37,39 +39,6 @@ def test_inplace_of_functions_is_what_they_do_with_it(function: Any, inplace: bo
     torch.testing.assert_close(x, y)
 
 
-def test_a_scripted_function() -> None:
-    model = Functional(torch.jit.script(mish))
-    assert list(convert(model).changed) == ["function"]
-    assert is_ours(model)
-
-
-@pytest.mark.parametrize(
-    "function",
-    [mish_cuda.mish, mish_cuda.mish_, functools.partial(mish_cuda.mish, inplace=True)],
-    ids=["mish", "mish_", "partial"],
-)
-def test_functions_that_were_ours_before(function: Any) -> None:
-    model = Functional(function)
-    assert convert(model) == revert(model) == mish_cuda.Conversion()
-    assert model.function is function
-    ((_, torchs),) = revert(model, to=nn.Mish).changed.values()
-    assert getattr(torchs, "func", torchs) is F.mish
-    assert not is_ours(model)
-    assert (model(x := torch.randn(3)) is x) is (function is not mish_cuda.mish)
-
-
-def test_transformer_encoder_layer_with_a_fused_activation() -> None:
-    """In evaluation it computes ReLU, whatever stands in its place by then; and the way around."""
-    layer: Any = nn.TransformerEncoderLayer(4, 2, 8, 0.0, nn.ReLU(), batch_first=True).eval()
-    with pytest.raises(ValueError, match=r"'activation' \(.*ReLU\) is not used in evaluation"):
-        convert(layer, nn.ReLU)
-    layer.activation_relu_or_gelu = 0
-    convert(layer, nn.ReLU)
-    x = torch.randn(2, 3, 4)
-    with torch.no_grad():
-        torch.testing.assert_close(layer(x), layer.train()(x))
-
-
 # --- In code ---
 
 
@@ -89,43 +58,35 @@ def calls(activation: Any) -> Callable[[Tensor], Tensor]:
     return lambda x: activation(activation(x) * 0 + x)
 
 
-def chosen(self: Any, x: Tensor) -> Tensor:
-    """The code of modules of one class, each of which holds another value."""
-    value = self.value
-    if isinstance(value, str):
-        return getattr(F, self.value)(x)  # type: ignore[no-any-return]
-    if isinstance(value, type):
-        return self.value()(x)  # type: ignore[no-any-return]
-    if isinstance(value, SimpleNamespace):
-        return self.value.activation(x)  # type: ignore[no-any-return]
-    return (self.value[0] if isinstance(value, list) else self.value)(x)  # type: ignore[no-any-return]
+def called(self: Any, x: Tensor) -> Tensor:
+    return self.value(x)  # type: ignore[no-any-return]
 
 
-# Values without Mish and with it.
-CHOICES: dict[str, tuple[Any, Any]] = {
-    "function": (calls(F.relu), helper),
-    "closure": (calls(F.relu), calls(F.mish)),
-    "partial": (functools.partial(calls(F.relu)), functools.partial(helper)),
-    "name": ("relu", "mish"),
-    "class": (nn.ReLU, nn.Mish),
-    "settings": (SimpleNamespace(activation=F.relu), SimpleNamespace(activation=F.mish)),
-    "list": ([F.relu], [F.mish]),
+Code = Callable[[Any, Tensor], Tensor]
+# Code that computes what the module holds, and values without Mish and with it.
+CHOICES: dict[str, tuple[Code, Any, Any]] = {
+    "function": (called, calls(F.relu), helper),
+    "closure": (called, calls(F.relu), calls(F.mish)),
+    "held partial": (called, partial(calls(F.relu)), partial(helper)),
+    "name": (lambda self, x: getattr(F, self.value)(x), "relu", "mish"),
+    "class": (lambda self, x: self.value()(x), nn.ReLU, nn.Mish),
+    "settings": (
+        lambda self, x: self.value.activation(x),
+        SimpleNamespace(activation=F.relu),
+        SimpleNamespace(activation=F.mish),
+    ),
+    "list": (lambda self, x: self.value[0](x), [F.relu], [F.mish]),
 }
 
 
-@pytest.mark.parametrize(("without", "mish"), CHOICES.values(), ids=CHOICES)
-def test_what_a_module_chooses_is_told(without: Any, mish: Any) -> None:
-    model = model_of(chosen, {"value": without})
+@pytest.mark.parametrize(("code", "without", "mish"), CHOICES.values(), ids=CHOICES)
+def test_modules_of_one_class_are_told_apart(code: Code, without: Any, mish: Any) -> None:
+    model = model_of(code, {"value": without})
     other = type(model)()
     other.value = mish
     assert "found no Mish" in convert(model).hint
     for modules in ([model, other], [other, model]):
-        report = convert(nn.Sequential(*modules, nn.Mish()))
-        assert list(report.changed) == ["2"]
-        assert "mish_cuda.override_torch()" in report.hint
-    assert not is_ours(other)
-    with override_torch():  # the advice is good
-        assert is_ours(other)
+        assert "mish_cuda.override_torch()" in convert(nn.Sequential(*modules)).hint
 
 
 class InSuper(InCode):
@@ -137,6 +98,11 @@ def imported_inside(self: nn.Module, x: Tensor) -> Tensor:
     from torch.nn.functional import mish as activate
 
     return activate(x)
+
+
+def on_a_device(self: nn.Module, x: Tensor) -> Tensor:
+    with torch.device("cpu"):
+        return F.mish(x)
 
 
 def own_mish(self: nn.Module, x: Tensor) -> Tensor:
@@ -161,7 +127,7 @@ IN_CODE: dict[str, tuple[nn.Module, bool]] = {
     "global dict": (model_of(lambda self, x: ACTIVATIONS["mish"](x)), True),
     "imported inside": (model_of(imported_inside), True),
     "lambda": (model_of(lambda self, x: (lambda: torch.nn.functional.mish(x))()), True),
-    "made when called": (model_of(lambda self, x: nn.Mish()(x)), True),
+    "made when called": (model_of(lambda self, x: nn.Mish(True)(x)), True),
     "helper": (model_of(lambda self, x: helper(x)), True),
     "default": (model_of(lambda self, x, activation=F.mish: activation(x)), True),
     "keyword": (model_of(lambda self, x, *, activation=F.mish: activation(x)), True),
@@ -170,56 +136,111 @@ IN_CODE: dict[str, tuple[nn.Module, bool]] = {
     "own method": (model_of(lambda self, x: self.mish(x), mish=own_mish), False),
     "autograd function": (model_of(lambda self, x: like.MishFunction.apply(x)), False),
     "global layer": (model_of(lambda self, x: OWN_LAYER(x)), False),
+    **{name: (model_of(code, {"value": mish}), True) for name, (code, _, mish) in CHOICES.items()},
 }
 
 
 @pytest.mark.parametrize(("model", "overridden"), IN_CODE.values(), ids=IN_CODE)
-def test_mish_in_code_is_told(model: nn.Module, overridden: bool) -> None:
+def test_mish_in_code_is_told(model: nn.Module, overridden: bool, public: str) -> None:
     """Alone and beside a layer, in one line that ends the report; and the advice is good."""
     assert list((report := convert(nn.Sequential(model, nn.Mish()))).changed) == ["1"]
     assert convert(model).hint == report.hint
     assert str(report).endswith(report.hint)
-    place = r"\S+ is used in the code of (test_|lookalikes)\S+, which convert does not change: "
+    place = r"\S+ is used in the code of (test_|networks)\S+, which convert does not change: "
     assert re.match(rf"{place}.*use mish_cuda.[mM]ish there", report.hint)
     assert "\n" not in report.hint or not overridden  # an op and its overload are two uses
     assert ("run the model inside mish_cuda.override_torch()" in report.hint) is overridden
     assert not is_ours(model)
     with override_torch():
         assert is_ours(model) is overridden
-
-
-class Plain(nn.Module):
-    """A method that is named like Mish, and must not be run."""
-
-    calls = 0
-
-    def mish(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return x
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.mish(x))
+        in_place = model(x := torch.randn(5)) is x
+    assert not is_ours(model)
+    assert (model(x) is x) is in_place
 
 
 def test_where_there_is_no_mish_nothing_is_advised() -> None:
-    report = convert(model := Plain())
+    """And no method of the model is run on it, whatever its name."""
+    ran_on: list[Any] = []
+    model = model_of(
+        lambda self, x: F.relu(self.mish(x)), mish=lambda self, x: (x, ran_on.append(self))[0]
+    )
+    report = convert(model)
     assert report == mish_cuda.Conversion()
     assert "found no Mish" in report.hint
     assert "override_torch" not in report.hint
-    assert model.calls == 0
+    assert model not in ran_on
     assert convert(nn.Sequential(like.HardMish())).hint == convert(model, nn.SiLU).hint == ""
 
 
-def test_revert_to_torch_tells_calls_of_ours() -> None:
-    ours = model_of(lambda self, x: mish_cuda.mish(x))
-    report = revert(nn.Sequential(mish_cuda.Mish(), ours), to=nn.Mish)
-    assert list(report.changed) == ["0"]
-    assert re.search(r"mish_cuda\.mish is used .*<lambda>.*functional\.mish", report.hint)
-    held = [model_of(chosen, {"value": v}) for v in (mish_cuda.mish, calls(mish_cuda.mish))]
-    report = revert(nn.Sequential(*held), to=nn.Mish)
-    assert list(report.changed) == ["0.value"]
-    assert re.fullmatch(r"mish_cuda\.mish is used in the code of \S+<lambda>, .*", report.hint)
-    assert revert(nn.Sequential(ours)).hint == ""
+# --- What is this library's becomes torch's ---
+
+
+class Ours(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = mish_cuda.MishCuda()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = mish_cuda.mish(self.act(x))
+        x = mish_cuda.mish_(mish_cuda.mish(x + 1, True) * 2)
+        return mish_cuda.MishCudaFunction.apply(mish_cuda.mish_forward(x))
+
+
+class Out(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return mish_cuda.mish(x, out=torch.empty_like(x))
+
+
+def layers() -> nn.Module:
+    old = mish_cuda.MishCuda()
+    del vars(old)["inplace"]  # as layers of the old package are unpickled
+    doubled = layer("Doubled", lambda self, x: 2 * mish_cuda.mish(x), mish_cuda.Mish)()
+    return nn.Sequential(
+        mish_cuda.Mish(True), old, layer("Renamed", base=mish_cuda.Mish)(), doubled
+    )
+
+
+def code(self: nn.Module, x: Tensor) -> Tensor:
+    return mish_cuda.mish(x)
+
+
+GRAPH = ["act", *(f"graph.mish{end}" for end in ("", "_1", "_", "_2", "_3"))]
+OUT = "takes out=, which torch.nn.functional.mish does not"
+TOLD = r"mish_cuda\.mish is used in the code of \S+, .*torch.nn.functional\.mish there"
+# Models, what becomes torch's, why other Mish does not, and what is told of calls.
+OURS: dict[str, tuple[nn.Module, list[str], dict[str, str], str]] = {
+    "layers": (layers(), ["0", "1", "2"], {"3": "derives from mish_cuda.Mish, but has the"}, ""),
+    "norm": (nn.Sequential(mish_cuda.BatchNormMish1d(4)), [], {"0": "is a norm with Mish"}, ""),
+    "mish": (Functional(mish_cuda.mish), ["function"], {}, ""),
+    "mish_": (Functional(mish_cuda.mish_), ["function"], {}, ""),
+    "partial": (Functional(partial(mish_cuda.mish, inplace=True)), ["function"], {}, ""),
+    "mish_forward": (Functional(mish_cuda.mish_forward), [], {"function": OUT}, ""),
+    "graph": (traced(Ours()), GRAPH, {}, ""),
+    "out in a graph": (traced(Out()), [], {"graph.mish": OUT}, ""),
+    "code": (model_of(code), [], {}, TOLD),
+    "what code calls": (model_of(called, {"value": calls(mish_cuda.mish)}), [], {}, TOLD),
+}
+
+
+@pytest.mark.parametrize(("model", "changed", "left_alone", "told"), OURS.values(), ids=OURS)
+def test_revert_to_torch(
+    model: nn.Module, changed: list[str], left_alone: dict[str, str], told: str
+) -> None:
+    """Nothing else changes, and without being asked nothing does."""
+    model = copy.deepcopy(model).double().eval()
+    before = copy.deepcopy(model)
+    assert (report := revert(model)) == mish_cuda.Conversion()
+    assert report.hint == ""
+    report = revert(model, to=nn.Mish)
+    assert (sorted(report.changed), report.retrain) == (sorted(changed), [])
+    assert report.left_alone.keys() == left_alone.keys()
+    assert all(left_alone[name] in reason for name, reason in report.left_alone.items())
+    assert re.fullmatch(told, report.hint)
+    assert not any(m.training for m in model.modules())
+    if not left_alone:
+        check(model, before, draw((5, 4)))
+    if not (left_alone or told):
+        assert b"mish_cuda" not in pickle.dumps(model)
 
 
 # --- Within override_torch F.mish is mish_cuda.mish, for one thread ---
@@ -230,37 +251,6 @@ def nothing_is_left() -> Any:
     yield
     assert torch._C._len_torch_function_stack() == 0
     assert not is_ours(F.mish)
-
-
-def in_mode_of_a_device(x: Tensor) -> Tensor:
-    with torch.device("cpu"):
-        return F.mish(x)
-
-
-# Calls, and whether override_torch redirects them.
-REDIRECTED: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
-    "F.mish": (lambda x: F.mish(x), True),
-    "in place": (lambda x: F.mish(x, inplace=True), True),
-    "by keyword": (lambda x: F.mish(input=x), True),
-    "under another name": (lambda x: imported_under_another_name(x), True),
-    "nn.Mish": (nn.Mish(), True),
-    "nn.Mish in place": (nn.Mish(True), True),
-    "torch.func": (lambda x: torch.func.vmap(torch.func.grad(F.mish))(x), True),
-    "on a device": (in_mode_of_a_device, True),
-    "binding": (torch._C._nn.mish, False),
-    "op": (torch.ops.aten.mish, False),
-}
-
-
-@pytest.mark.parametrize(("call", "redirected"), REDIRECTED.values(), ids=REDIRECTED)
-def test_override(call: Callable[[Tensor], Tensor], redirected: bool, public: str) -> None:
-    assert not is_ours(call)
-    with override_torch():
-        assert is_ours(call) is redirected
-        x = torch.randn(5)
-        in_place = call(x) is x
-    assert not is_ours(call)
-    assert (call(x) is x) is in_place
 
 
 def test_override_nests_and_concerns_one_thread() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import lookalikes as like
 import pytest
 import torch
-import torch.nn.functional as F
-from lookalikes import Branches, Calls, Functional, InCode, is_ours, scaled_mish, timm_mish
-from torch import Tensor, fx, nn
+from lookalikes import is_ours
+from networks import COPIES, Branches, Calls, InCode, check, draw, traced
+from torch import fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import mish_cuda
@@ -38,7 +38,7 @@ def test_layers_are_traced_as_those_of_torch(tracer: type[fx.Tracer]) -> None:
     models = [Branches(mish_cuda.Mish), Branches(mish_cuda.MishCuda)]
     convert(converted := Branches())
     del vars(converted.act)["__module__"]
-    models += [copied(converted) for copied in like.COPIES]
+    models += [copied(converted) for copied in COPIES]
     expected = [(node.op, node.name) for node in tracer().trace(Branches()).nodes]
     for model in models:
         assert [(node.op, node.name) for node in tracer().trace(model).nodes] == expected
@@ -50,72 +50,14 @@ def test_layers_are_traced_as_those_of_torch(tracer: type[fx.Tracer]) -> None:
 
 
 def test_a_trace_of_a_converted_model() -> None:
-    model = Calls()
-    before = like.results(model)
-    assert "graph.mish_2" in convert(fx.symbolic_trace(model), where="graph.mish_?").changed
+    model = Calls().double()
+    original = copy.deepcopy(model)
     convert(model)
-    graph = like.traced(model)
+    graph = traced(model)
     assert mishes(graph).count(mish_cuda.converted_mish) == 1  # that of the attribute
     revert(graph)
-    assert mishes(graph) == mishes(like.traced(Calls()))
-    like.assert_same_function(before, graph)
-
-
-class Ours(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.act = mish_cuda.MishCuda()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = mish_cuda.mish(self.act(x))
-        x = mish_cuda.mish_(mish_cuda.mish(x + 1, True) * 2)
-        return mish_cuda.MishCudaFunction.apply(mish_cuda.mish_forward(x))
-
-
-def test_revert_to_torch_leaves_nothing_of_ours() -> None:
-    graph = like.traced(Ours())
-    before = like.results(graph)
-    assert mishes(graph) == [mish_cuda.mish] * 2 + [mish_cuda.mish_] + [mish_cuda.mish] * 2
-    assert "mish_cuda.functional" not in str(graph.graph)
-    assert revert(graph) == mish_cuda.Conversion()
-    assert len(revert(graph, to=nn.Mish).changed) == 6
-    assert mishes(graph) == [F.mish] * 5
-    assert b"mish_cuda" not in pickle.dumps(graph)
-    like.assert_same_function(before, graph)
-
-
-fx.wrap("timm_mish")  # tracing keeps them whole
-fx.wrap("scaled_mish")
-
-
-class Wrapped(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        y = timm_mish(x, inplace=True) + timm_mish(x) + scaled_mish(x)
-        return y + scaled_mish(x, 2) + timm_mish(x=x)
-
-
-def test_functions_that_tracing_keeps_whole() -> None:
-    """In a graph it is known what is passed to them."""
-    graph = like.traced(Wrapped())
-    before = like.results(graph)
-    report = convert(graph)
-    assert list(report.changed) == ["graph.timm_mish", "graph.timm_mish_1", "graph.scaled_mish"]
-    assert "takes scale, which" in report.left_alone["graph.scaled_mish_1"]
-    assert "takes x, which" in report.left_alone["graph.timm_mish_2"]
-    like.assert_same_function(before, graph)
-    revert(graph)
-    assert mishes(graph).count(scaled_mish) == 2
-
-
-class Out(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return mish_cuda.mish(x, out=torch.empty_like(x))
-
-
-def test_what_torch_has_not_is_told() -> None:
-    for model in (like.traced(Out()), Functional(mish_cuda.mish_forward)):
-        ((_, reason),) = revert(model, to=nn.Mish).left_alone.items()
-        assert "takes out=, which torch.nn.functional.mish does not" in reason
+    assert mishes(graph) == mishes(traced(Calls()))
+    check(graph, original, draw((5, 4)))
 
 
 # --- Graphs of ops ---

@@ -6,13 +6,14 @@ import copy
 import functools
 import sys
 from collections.abc import Callable
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from lookalikes import COPIES, Branches, InCode, MiSh, assert_same_function, is_ours, results
+from lookalikes import MiSh, is_ours
+from networks import COPIES, Branches, InCode, check, draw
 from torch import Tensor, fx, nn
 
 from mish_cuda import convert, revert
@@ -88,73 +89,60 @@ class Hook(list[nn.Module]):
     """As accelerate.hooks.ModelHook: it is given the module. It lists those that were called."""
 
 
-def add_hook_to_module(module: Any, hook: Any) -> Any:
+def add_hook_to_module(module: Any, hook: Hook) -> None:
     """As in accelerate, which puts a forward into the instance."""
     old_forward = module._old_forward if hasattr(module, "_hf_hook") else module.forward
-    module._old_forward = old_forward
-    module._hf_hook = hook
+    module._old_forward, module._hf_hook = old_forward, hook
 
     def new_forward(module: Any, *args: Any, **kwargs: Any) -> Any:
         module._hf_hook.append(module)
         return module._old_forward(*args, **kwargs)
 
     module.forward = functools.update_wrapper(functools.partial(new_forward, module), old_forward)
-    return module
 
 
-def remove_hook_from_module(module: Any) -> Any:
+def remove_hook_from_module(module: Any) -> None:
     del module._hf_hook, module._old_forward, module.forward
-    return module
 
 
 @pytest.fixture
 def hook(monkeypatch: pytest.MonkeyPatch) -> Hook:
-    hooks: Any = ModuleType("accelerate.hooks")
-    hooks.add_hook_to_module = add_hook_to_module
-    hooks.remove_hook_from_module = remove_hook_from_module
-    monkeypatch.setitem(sys.modules, "accelerate.hooks", hooks)
+    functions = {f.__name__: f for f in (add_hook_to_module, remove_hook_from_module)}
+    monkeypatch.setitem(sys.modules, "accelerate.hooks", SimpleNamespace(**functions))
     return Hook()
 
 
 @pytest.mark.parametrize("make", [nn.Mish, MiSh])
 def test_dispatched_by_accelerate(make: type[nn.Module], hook: Hook) -> None:
     """Its hooks run for the layers that are there, and for each call once."""
-    model: Any = Branches(make)
-    before = results(model)
-    for module in list(model.modules()):
+    model: Any = Branches(make).double()
+    x = draw((5, 4))
+    original = copy.deepcopy(model)
+    for module in [*model.modules()]:
         add_hook_to_module(module, hook)
     assert len(convert(model).changed) == 5
     assert hook == []
-    assert_same_function(before, model)  # a copy
-    model(torch.randn(2, 4))
+    check(model, original, x)
+    model(x)
     assert hook.count(model.act) == 2
-    assert set(hook) <= {*model.modules()}
-    other = copy.deepcopy(model)
-    revert(other)
-    assert_same_function(before, other)
-    assert "_hf_hook" in vars(other.act)
+    assert {*hook} <= {*model.modules()}
+    for to in (None, nn.Mish):
+        other = copy.deepcopy(model)
+        revert(other, to=to)
+        check(other, original, x)
+        assert "_hf_hook" in vars(other.act)
     remove_hook_from_module(model.act)
     revert(model)  # what was taken away since stays away
     assert not {"_hf_hook", "_old_forward", "forward"} & vars(model.act).keys()
-    assert_same_function(before, model)
-
-
-@pytest.mark.parametrize("to", [None, nn.Mish])
-def test_dispatched_after_conversion(to: type[nn.Mish] | None, hook: Hook) -> None:
-    model: Any = nn.Sequential(nn.Mish())
-    convert(model)
-    add_hook_to_module(model[0], hook)
-    revert(model, to=to)
-    model(torch.ones(3))
-    assert hook == [model[0]]
+    check(model, original, x)
 
 
 def test_graphs_dispatched_by_accelerate_are_left_alone(hook: Hook) -> None:
     """It puts its forward into the class, which a change of the graph would undo."""
-    traced = fx.symbolic_trace(InCode())
-    add_hook_to_module(traced, hook)
-    report = convert(traced)
+    graph = fx.symbolic_trace(InCode())
+    add_hook_to_module(graph, hook)
+    report = convert(graph)
     assert "accelerate.hooks.remove_hook_from_module" in report.left_alone["graph.mish"]
-    remove_hook_from_module(traced)
-    convert(traced)
-    assert is_ours(traced)
+    remove_hook_from_module(graph)
+    convert(graph)
+    assert is_ours(graph)
