@@ -8,22 +8,12 @@ from functools import partial
 from typing import Any
 
 import lookalikes as like
+import networks as net
 import pytest
 import torch
 import torch.nn.functional as F
-from lookalikes import FlippedMish, Functional, HardMish, MiSh
-from networks import (
-    BRANCHES,
-    Branches,
-    Calls,
-    Case,
-    InCode,
-    check_conversion,
-    timm,
-    traced,
-    with_a_factory,
-    wrapped,
-)
+from lookalikes import FlippedMish, Functional, HardMish, MiSh, layer
+from networks import BRANCHES, Branches, Calls, Case, InCode
 from torch import Tensor, fx, nn
 
 import mish_cuda
@@ -35,19 +25,19 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated
 # --- Models as others write them ---
 
 
-class ConvMish(nn.Sequential):
-    """A block that is named after the Mish in it."""
+ConvMish = layer("ConvMish", base=nn.Sequential)  # a block that is named after the Mish in it
 
 
 def nested() -> nn.Module:
-    model = wrapped()
+    model = net.wrapped()
     for _ in range(60):
         model = ConvMish(model)
     return nn.Sequential(ConvMish(nn.Linear(4, 4), nn.Mish()), model)
 
 
 def transformer(activation: Any) -> nn.Module:
-    layer = nn.TransformerEncoderLayer(4, 2, 8, 0.0, activation, batch_first=True)
+    layer: Any = nn.TransformerEncoderLayer(4, 2, 8, 0.0, activation, batch_first=True)
+    layer.activation_relu_or_gelu = 0  # else it does not use its ReLU in evaluation
     return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
 
 
@@ -57,11 +47,33 @@ def shared() -> nn.Module:
     return nn.Sequential(block, act, nn.Sequential(block, act), nn.Mish())
 
 
+def traced_calls() -> nn.Module:
+    return net.traced(Calls())  # type: ignore[no-any-return]
+
+
 CALLS = ["act", "body.1", *(f"graph.mish{end}" for end in ("", "_1", "_2", "_3", "_", "_4"))]
 
 timm_mish, scaled_mish = like.timm_mish, like.scaled_mish
 fx.wrap("timm_mish")  # tracing keeps them whole, so that it is known what is passed to them
 fx.wrap("scaled_mish")
+
+
+class Ours(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = mish_cuda.MishCuda()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = mish_cuda.mish(self.act(x))
+        x = mish_cuda.mish_(mish_cuda.mish(x + 1, True) * 2)
+        return mish_cuda.MishCudaFunction.apply(mish_cuda.mish_forward(x))
+
+
+def ours() -> nn.Module:
+    old, derived = mish_cuda.MishCuda(), layer("Derived", base=mish_cuda.Mish)()
+    del vars(old)["inplace"]  # as layers of the old package are unpickled
+    functions = mish_cuda.mish, mish_cuda.mish_, partial(mish_cuda.mish, inplace=True)
+    return nn.Sequential(mish_cuda.Mish(True), old, derived, *map(Functional, functions))
 
 
 class Wrapped(nn.Module):
@@ -73,24 +85,21 @@ class Wrapped(nn.Module):
 WRAPPED = ["graph.timm_mish", "graph.timm_mish_1", "graph.scaled_mish"]
 NOT_TAKEN = {"graph.scaled_mish_1": "takes scale, which", "graph.timm_mish_2": "takes x, which"}
 
+IN_TRANSFORMER = ["layers.0.activation", "layers.1.activation"]
 CASES = {
     "branches": Case(Branches, BRANCHES, shape=(2, 4)),
     "ours already": Case(partial(Branches, mish_cuda.MishCuda), [], shape=(2, 4)),
-    "factory": Case(with_a_factory, ["1"], shape=(2, 4)),
-    "timm": Case(timm, ["1", "2.function"], shape=(2, 3, 8)),
+    "ours, in every form": Case(ours, [], shape=(5, 4)),
+    "ours in a graph": Case(lambda: net.traced(Ours()), [], shape=(5, 4)),
+    "factory": Case(net.with_a_factory, ["1"], shape=(2, 4)),
+    "timm": Case(net.timm, ["1", "2.function"], shape=(2, 3, 8)),
     "blocks": Case(nested, ["0.1", f"1.{'0.' * 60}act"], shape=(2, 4)),
     "shared": Case(shared, ["1", "3", "0.1", "2.1"], shape=(2, 4)),
-    "graph": Case(lambda: traced(Calls()), CALLS, shape=(5, 4)),
-    "calls in a graph": Case(
-        lambda: traced(Calls()), CALLS[3:5], arguments={"where": "graph.mish_[12]"}, shape=(5, 4)
-    ),
-    "graph of functions": Case(lambda: traced(Wrapped()), WRAPPED, NOT_TAKEN, shape=(5, 4)),
-}
-CASES |= {
-    f"transformer, {name}": Case(
-        partial(transformer, act), [f"layers.{i}.activation" for i in (0, 1)], shape=(2, 3, 4)
-    )
-    for name, act in {"layer": nn.Mish(), "function": F.mish}.items()
+    "transformer": Case(partial(transformer, nn.Mish()), IN_TRANSFORMER, shape=(2, 3, 4)),
+    "its function": Case(partial(transformer, F.mish), IN_TRANSFORMER, shape=(2, 3, 4)),
+    "graph": Case(traced_calls, CALLS, shape=(5, 4)),
+    "some calls": Case(traced_calls, CALLS[3:5], {}, [], {"where": "graph.mish_[12]"}, (5, 4)),
+    "graph of functions": Case(lambda: net.traced(Wrapped()), WRAPPED, NOT_TAKEN, shape=(5, 4)),
 }
 CASES |= {
     make.__name__: Case(partial(Branches, make), BRANCHES, shape=(5, 4)) for make in like.RECOGNISED
@@ -119,19 +128,12 @@ def with_millions_of_paths() -> nn.Module:
     return model
 
 
-def transformer_layer() -> nn.Module:
-    """One that uses its activation in evaluation, too."""
-    layer: Any = nn.TransformerEncoderLayer(4, 2, 8, 0.0, nn.ReLU())
-    layer.activation_relu_or_gelu = 0
-    return layer  # type: ignore[no-any-return]
-
-
 class Keras(nn.Module):
     """Holds modules in plain lists and dictionaries, where torch does not register them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = [nn.ReLU(), wrapped(), Functional()]
+        self.layers = [nn.ReLU(), net.wrapped(), Functional()]
         self.activations: Any = {"act": nn.Mish()}
         self.again: Any = (self.layers, self.layers[1], nn.Mish())
 
@@ -178,8 +180,7 @@ CASES |= {
 # --- Selected by class and name: Mish is known in every class, others have to be named ---
 
 
-class DerivedReLU(nn.ReLU):
-    pass
+DerivedReLU = layer("DerivedReLU", base=nn.ReLU)
 
 
 def activations() -> nn.Module:
@@ -203,25 +204,30 @@ CASES |= {
     f"selected, {i}": Case(activations, names, {}, [n for n in names if n not in MISH], chosen)
     for i, (chosen, names) in enumerate(SELECTED)
 }
-DERIVED = {"derived": "name test_conversion.DerivedReLU in from_"}
+DERIVED = {"derived": "name lookalikes.DerivedReLU in from_"}
 ELEMENTWISE = (
     *(nn.ReLU(), nn.LogSigmoid(), nn.RReLU(), nn.Threshold(0, 0), nn.Dropout(), nn.Identity()),
     *(nn.ReLU(True), nn.RReLU(inplace=True), nn.Dropout().eval(), nn.RReLU().eval()),
 )
 RELU: dict[str, Any] = {"from_": nn.ReLU}
 CASES["ReLU"] = Case(activations, ["stem.0"], DERIVED, ["stem.0"], RELU)
-CASES["in a transformer"] = Case(transformer_layer, ["activation"], {}, ["activation"], RELU)
+CASES["named"] = Case(
+    lambda: nn.Sequential(HardMish(), MiSh()), ["0", "1"], {}, ["0"], {"from_": (HardMish, MiSh)}
+)
+CASES["ReLU in a transformer"] = Case(
+    partial(transformer, nn.ReLU()), IN_TRANSFORMER, {}, IN_TRANSFORMER, RELU
+)
 CASES |= {
     f"{layer}, {layer.training}": Case(
         partial(nn.Sequential, layer), ["0"], {}, ["0"], {"from_": type(layer)}
     )
-    for layer in (*ELEMENTWISE, HardMish())
+    for layer in ELEMENTWISE
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_convert_and_revert(name: str, public: str) -> None:
-    check_conversion(CASES[name], name not in UNPICKLABLE)
+    net.check_conversion(CASES[name], name not in UNPICKLABLE)
 
 
 def test_names_flags_and_attributes_stay() -> None:

@@ -6,20 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import networks as net
 import pytest
 import torch
 from lookalikes import layer
-from networks import (
-    IMAGES,
-    NORMS,
-    BatchNormAct,
-    Case,
-    GroupNormAct,
-    UsesItsInput,
-    check_conversion,
-    fused,
-    with_norms,
-)
 from torch import Tensor, nn
 
 from conftest import needs_extension
@@ -28,7 +18,7 @@ from mish_cuda._before_mish import GroupNormBeforeMish
 from mish_cuda._norm_output import NormOutput, _Call
 
 pytestmark = pytest.mark.usefixtures("fuse_small_inputs")
-X = torch.randn(IMAGES)
+X = torch.randn(net.IMAGES)
 
 
 class NormAndMish(nn.Module):
@@ -68,13 +58,9 @@ def shared() -> nn.Module:
     )
 
 
-def hook(module: Any, args: Any, output: Tensor) -> Tensor:
-    return output * 1.5
-
-
 def hooked(name: str) -> nn.Module:
-    model = with_norms()
-    model.get_submodule(name).register_forward_hook(hook)
+    model = net.with_norms()
+    model.get_submodule(name).register_forward_hook(net.scaled)
     return model
 
 
@@ -86,31 +72,33 @@ NOT_FUSED = [
 ]
 
 
-class Special(GroupNormAct):
-    """Made in a way of its own."""
-
-    def __new__(cls) -> Special:
-        return super().__new__(cls)
+# Made in a way of its own.
+Special = layer("Special", base=net.GroupNormAct, __new__=lambda cls: object.__new__(cls))
+Returning = layer(
+    "Returning", lambda self, x: (x, net.GroupNormAct.forward(self, x)), net.GroupNormAct
+)
 
 
 def case(
     make: Callable[[], nn.Module], changed: list[str], left_alone: Any = None, **arguments: Any
-) -> Case:
-    return Case(make, changed, left_alone or {}, [], {"fuse_norms": True, **arguments}, IMAGES)
+) -> net.Case:
+    return net.Case(
+        make, changed, left_alone or {}, [], {"fuse_norms": True, **arguments}, net.IMAGES
+    )
 
 
 ACTS = ["0.act", "1.1", "2.act"]
 CASES = {
-    "network": case(with_norms, ACTS + NORMS),
-    "not asked for": case(with_norms, ACTS, fuse_norms=False),
-    "where": case(with_norms, ["0.act", "0.bn"], where="0*"),
+    "network": case(net.with_norms, ACTS + net.NORMS),
+    "not asked for": case(net.with_norms, ACTS, fuse_norms=False),
+    "where": case(net.with_norms, ["0.act", "0.bn"], where="0*"),
     "shared": case(
         shared, ["0.0", "0.1", "1.1", "1.2", "1.0", "2.1", "3.1"], {"3.0": "several places"}
     ),
     "made otherwise": case(partial(nn.Sequential, Special()), ["0.act"]),
 }
 CASES |= {
-    f"hook of {name}": case(partial(hooked, name), ACTS + NORMS[1:], {"0.bn": "has hooks"})
+    f"hook of {name}": case(partial(hooked, name), ACTS + net.NORMS[1:], {"0.bn": "has hooks"})
     for name in ("0.bn", "0.act")
 }
 CASES |= {
@@ -120,7 +108,12 @@ CASES |= {
 CASES |= {
     f"{type(norm).__name__}, {i}": case(partial(nn.Sequential, norm), ["0", "0.act"])
     for i, norm in enumerate(
-        (BatchNormAct(), BatchNormAct(nn.Dropout2d()), GroupNormAct(), UsesItsInput())
+        (
+            net.BatchNormAct(),
+            net.BatchNormAct(nn.Dropout2d()),
+            net.GroupNormAct(),
+            net.UsesItsInput(),
+        )
     )
 }
 CASES |= {
@@ -131,7 +124,7 @@ CASES |= {
 
 @pytest.mark.parametrize("name", CASES)
 def test_convert_and_revert(name: str, public: str) -> None:
-    check_conversion(CASES[name])
+    net.check_conversion(CASES[name])
 
 
 def test_code_leaves_no_traces() -> None:
@@ -149,15 +142,10 @@ def test_code_leaves_no_traces() -> None:
     model.register_buffer("count", torch.zeros(1))
     state = torch.get_rng_state()
     convert(model, fuse_norms=True)
-    assert fused(model) == 1
+    assert net.fused(model) == 1
     assert (model.calls, model.last, model.count.item()) == ([], None, 0)
     assert all(m.training and not hasattr(m, "seen") for m in model.modules())
     assert torch.equal(torch.get_rng_state(), state)
-
-
-class Returning(GroupNormAct):
-    def forward(self, x: Tensor) -> Any:
-        return x, super().forward(x)
 
 
 def test_input_is_handed_on() -> None:
@@ -170,13 +158,12 @@ def test_input_is_handed_on() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_both_are_computed_at_once(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where that is worth it."""
-    model = nn.Sequential(*with_norms(), BatchNormAct()).train(training)
+    model = nn.Sequential(*net.with_norms(), net.BatchNormAct()).train(training)
     convert(model)
     convert(model, fuse_norms=True)
-    with monkeypatch.context() as patch:
-        for name in ("value", "gradients"):
-            patch.setattr(_Call, name, lambda *_: pytest.fail("a norm was computed by itself"))
-        model(X).sum().backward()
+    for name in ("value", "gradients"):
+        monkeypatch.setattr(_Call, name, lambda *_: pytest.fail("a norm was computed by itself"))
+    model(X).sum().backward()
     norm = model[1][0]
     assert type(norm) is GroupNormBeforeMish
     assert type(norm(X)) is NormOutput
@@ -199,7 +186,7 @@ def saved_bytes(model: nn.Module) -> int:
 
 @needs_extension
 def test_one_tensor_less_is_saved() -> None:
-    convert(model := with_norms())
+    convert(model := net.with_norms())
     before = saved_bytes(model)
     convert(model, fuse_norms=True)
     statistics = 4 * 3 * 8 * 22  # of channels

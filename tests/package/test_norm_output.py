@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lookalikes import MishFunction
-from networks import IMAGES, results, torch_save
+from networks import IMAGES, results, scaled, torch_save
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -48,16 +48,6 @@ class Doubled(torch.autograd.Function):
         return grads[0] * 2
 
 
-def after(change: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
-    """Mish after a change in place."""
-
-    def program(y: Tensor) -> Tensor:
-        change(y)
-        return F.mish(y)
-
-    return program
-
-
 def second_derivative(y: Tensor) -> Tensor:
     first = torch.autograd.grad((y**3).sum(), y, create_graph=True)[0]
     return torch.autograd.grad(first.sum(), y)[0]
@@ -70,10 +60,10 @@ def twice(y: Tensor) -> Tensor:
     return second
 
 
-def in_mode(mode: Callable[[], Any], function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-    def program(y: Tensor) -> Any:
+def within(mode: Callable[[], Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    def program(*args: Any) -> Any:
         with mode():
-            return function(y)
+            return function(*args)
 
     return program
 
@@ -107,10 +97,10 @@ PROGRAMS: dict[str, Callable[[Tensor], Any]] = {
     "dtype": lambda y: F.mish(y.double()),
     # what changes it, so that the known Mish is no longer that of it
     "mul_": lambda y: F.mish(y.mul_(2)),
-    "view": after(lambda y: y.view(-1).mul_(2)),
-    "detached": after(lambda y: y.detach().mul_(2)),
-    "no_grad": after(torch.no_grad()(lambda y: y.add_(1))),
-    "out=": after(torch.no_grad()(lambda y: torch.add(y, 1, out=y))),
+    "view": lambda y: (y.view(-1).mul_(2), F.mish(y))[1],
+    "detached": lambda y: (y.detach().mul_(2), F.mish(y))[1],
+    "no_grad": lambda y: (torch.no_grad()(y.add_)(1), F.mish(y))[1],
+    "out=": lambda y: (torch.no_grad()(torch.add)(y, 1, out=y), F.mish(y))[1],
     "dirty": lambda y: F.mish(Doubled.apply(y)),
     "autograd function": lambda y: MishFunction.apply(y),
     "jvp": lambda y: torch.func.jvp(F.mish, (y,), (torch.ones(y.shape),))[1],
@@ -122,14 +112,14 @@ PROGRAMS: dict[str, Callable[[Tensor], Any]] = {
     "behind, in place": lambda y: checkpoint(
         lambda t: (F.mish(t).mul_(2) + t) * t, y, use_reentrant=False
     ),
-    "save_on_cpu": in_mode(torch.autograd.graph.save_on_cpu, lambda y: F.mish(y) * y),
+    "save_on_cpu": within(torch.autograd.graph.save_on_cpu, lambda y: F.mish(y) * y),
     # modes and compilers
-    "under no_grad": in_mode(torch.no_grad, F.mish),
-    "under inference_mode": in_mode(torch.inference_mode, F.mish),
-    "read in inference_mode": after(in_mode(torch.inference_mode, lambda y: y + 1)),
-    "dispatch mode": in_mode(Log, lambda y: F.mish(y) + y),
-    "override_torch": in_mode(mish_cuda.override_torch, F.mish),
-    "device": in_mode(lambda: torch.device("cpu"), F.mish),
+    "under no_grad": within(torch.no_grad, F.mish),
+    "under inference_mode": within(torch.inference_mode, F.mish),
+    "read in inference_mode": lambda y: (torch.inference_mode()(torch.exp)(y), F.mish(y))[1],
+    "dispatch mode": within(Log, lambda y: F.mish(y) + y),
+    "override_torch": within(mish_cuda.override_torch, F.mish),
+    "device": within(lambda: torch.device("cpu"), F.mish),
     "compile": lambda y: torch.compile(lambda t: F.mish(t) * 2, backend="aot_eager")(y),
 }
 
@@ -153,14 +143,6 @@ def hooked(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def in_inference_mode(norm: Any, act: Any, x: Tensor) -> Tensor:
-    """Nothing tells there that the input of a norm was overwritten."""
-    with torch.inference_mode():
-        y = norm(z := x.clone())
-        z.add_(1)
-    return y  # type: ignore[no-any-return]
-
-
 # What is done to the layers or their input: gradients and running statistics stay.
 STEPS: dict[str, Callable[[Any, Any, Tensor], Any]] = {
     "checkpoint": lambda norm, act, x: checkpoint(lambda t: act(norm(t)), x, use_reentrant=False),
@@ -169,6 +151,10 @@ STEPS: dict[str, Callable[[Any, Any, Tensor], Any]] = {
     "hook of the weight": lambda norm, act, x: first(norm(x) * 2, hooked(norm.weight)),
     "layouts": lambda norm, act, x: (
         act(norm(x.to(memory_format=torch.channels_last))) + act(norm(x))
+    ),
+    "hook of all modules": within(
+        lambda: nn.modules.module.register_module_forward_hook(scaled),
+        lambda norm, act, x: act(norm(x)),
     ),
     "bias": lambda norm, act, x: first(norm(x).exp(), torch.no_grad()(norm.bias.add_)(1)),
     "frozen later": lambda norm, act, x: first(norm(x).exp(), norm.requires_grad_(False)),
@@ -183,7 +169,10 @@ STEPS: dict[str, Callable[[Any, Any, Tensor], Any]] = {
         first(norm(z := x.detach() + 0), z.add_(1))
     ).detach(),
     "running statistics": lambda norm, act, x: first(norm.eval()(x), norm.train()(x)).detach(),
-    "inference mode": in_inference_mode,
+    # nothing tells there that the input was overwritten
+    "inference mode": within(
+        torch.inference_mode, lambda norm, act, x: first(norm(z := x.clone()), z.add_(1))
+    ),
 }
 
 

@@ -1,8 +1,9 @@
-"""Mish that models hold as functions, or call in their code; and ``override_torch``."""
+"""Mish that models hold as functions, call in their code or in FX graphs; ``override_torch``."""
 
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 import re
 from collections.abc import Callable
@@ -16,10 +17,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lookalikes import Functional, MiSh, is_ours, layer, mish, mish_, textbook, timm_mish
-from networks import InCode, check, draw, traced
-from torch import Tensor, nn
+from networks import COPIES, Branches, Calls, InCode, check, draw, traced
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import mish_cuda
+from conftest import needs_extension
 from mish_cuda import convert, override_torch, revert
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated")
@@ -100,11 +103,6 @@ def imported_inside(self: nn.Module, x: Tensor) -> Tensor:
     return activate(x)
 
 
-def on_a_device(self: nn.Module, x: Tensor) -> Tensor:
-    with torch.device("cpu"):
-        return F.mish(x)
-
-
 def own_mish(self: nn.Module, x: Tensor) -> Tensor:
     return textbook(x)
 
@@ -172,75 +170,119 @@ def test_where_there_is_no_mish_nothing_is_advised() -> None:
     assert convert(nn.Sequential(like.HardMish())).hint == convert(model, nn.SiLU).hint == ""
 
 
-# --- What is this library's becomes torch's ---
+# --- What is this library's and does not become torch's ---
 
-
-class Ours(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.act = mish_cuda.MishCuda()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = mish_cuda.mish(self.act(x))
-        x = mish_cuda.mish_(mish_cuda.mish(x + 1, True) * 2)
-        return mish_cuda.MishCudaFunction.apply(mish_cuda.mish_forward(x))
-
-
-class Out(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return mish_cuda.mish(x, out=torch.empty_like(x))
-
-
-def layers() -> nn.Module:
-    old = mish_cuda.MishCuda()
-    del vars(old)["inplace"]  # as layers of the old package are unpickled
-    doubled = layer("Doubled", lambda self, x: 2 * mish_cuda.mish(x), mish_cuda.Mish)()
-    return nn.Sequential(
-        mish_cuda.Mish(True), old, layer("Renamed", base=mish_cuda.Mish)(), doubled
-    )
-
-
-def code(self: nn.Module, x: Tensor) -> Tensor:
-    return mish_cuda.mish(x)
-
-
-GRAPH = ["act", *(f"graph.mish{end}" for end in ("", "_1", "_", "_2", "_3"))]
-OUT = "takes out=, which torch.nn.functional.mish does not"
-TOLD = r"mish_cuda\.mish is used in the code of \S+, .*torch.nn.functional\.mish there"
-# Models, what becomes torch's, why other Mish does not, and what is told of calls.
-OURS: dict[str, tuple[nn.Module, list[str], dict[str, str], str]] = {
-    "layers": (layers(), ["0", "1", "2"], {"3": "derives from mish_cuda.Mish, but has the"}, ""),
-    "norm": (nn.Sequential(mish_cuda.BatchNormMish1d(4)), [], {"0": "is a norm with Mish"}, ""),
-    "mish": (Functional(mish_cuda.mish), ["function"], {}, ""),
-    "mish_": (Functional(mish_cuda.mish_), ["function"], {}, ""),
-    "partial": (Functional(partial(mish_cuda.mish, inplace=True)), ["function"], {}, ""),
-    "mish_forward": (Functional(mish_cuda.mish_forward), [], {"function": OUT}, ""),
-    "graph": (traced(Ours()), GRAPH, {}, ""),
-    "out in a graph": (traced(Out()), [], {"graph.mish": OUT}, ""),
-    "code": (model_of(code), [], {}, TOLD),
-    "what code calls": (model_of(called, {"value": calls(mish_cuda.mish)}), [], {}, TOLD),
+DOUBLED = layer("Doubled", lambda self, x: 2 * mish_cuda.mish(x), mish_cuda.Mish)
+OUT = layer("Out", lambda self, x: mish_cuda.mish(x, out=torch.empty_like(x)))
+LEFT_ALONE = {
+    "derives from mish_cuda.Mish, but has the value": nn.Sequential(DOUBLED()),
+    "is a norm with Mish": nn.Sequential(mish_cuda.BatchNormMish1d(4)),
+    "takes out=, which torch.nn.functional.mish does not": Functional(mish_cuda.mish_forward),
+    "takes out=": traced(OUT()),
 }
 
 
-@pytest.mark.parametrize(("model", "changed", "left_alone", "told"), OURS.values(), ids=OURS)
-def test_revert_to_torch(
-    model: nn.Module, changed: list[str], left_alone: dict[str, str], told: str
-) -> None:
-    """Nothing else changes, and without being asked nothing does."""
-    model = copy.deepcopy(model).double().eval()
-    before = copy.deepcopy(model)
-    assert (report := revert(model)) == mish_cuda.Conversion()
-    assert report.hint == ""
+@pytest.mark.parametrize("reason", LEFT_ALONE)
+def test_what_torch_has_not_is_told(reason: str) -> None:
+    before = [*LEFT_ALONE[reason].modules()]
+    report = revert(LEFT_ALONE[reason], to=nn.Mish)
+    assert reason in "".join(report.left_alone.values())
+    assert [*LEFT_ALONE[reason].modules()] == before
+    assert report.changed == {}
+
+
+@pytest.mark.parametrize("activation", [mish_cuda.mish, calls(mish_cuda.mish)])
+def test_revert_to_torch_tells_calls_of_ours(activation: Any) -> None:
+    model = nn.Sequential(mish_cuda.Mish(), model_of(lambda self, x: activation(x)))
+    assert revert(model).hint == ""
     report = revert(model, to=nn.Mish)
-    assert (sorted(report.changed), report.retrain) == (sorted(changed), [])
-    assert report.left_alone.keys() == left_alone.keys()
-    assert all(left_alone[name] in reason for name, reason in report.left_alone.items())
+    assert list(report.changed) == ["0"]
+    told = r"mish_cuda\.mish is used in the code of \S+, .*torch\.nn\.functional\.mish there"
     assert re.fullmatch(told, report.hint)
-    assert not any(m.training for m in model.modules())
-    if not left_alone:
-        check(model, before, draw((5, 4)))
-    if not (left_alone or told):
-        assert b"mish_cuda" not in pickle.dumps(model)
+
+
+# --- FX graphs ---
+
+
+def mishes(model: Any) -> list[Any]:
+    return [node.target for node in model.graph.nodes if "mish" in str(node.target)]
+
+
+TRACERS = [fx.Tracer, layer("Tracer", base=fx.Tracer, is_leaf_module=lambda *_: False)]
+
+
+@pytest.mark.parametrize("tracer", TRACERS, ids=["layers", "everything"])
+def test_layers_are_traced_as_those_of_torch(tracer: type[fx.Tracer]) -> None:
+    """Those of copies, too, and of layers whose pickles are old."""
+    models = [Branches(mish_cuda.Mish), Branches(mish_cuda.MishCuda)]
+    convert(converted := Branches())
+    del vars(converted.act)["__module__"]
+    models += [copied(converted) for copied in COPIES]
+    expected = [(node.op, node.name) for node in tracer().trace(Branches()).nodes]
+    for model in models:
+        assert [(node.op, node.name) for node in tracer().trace(model).nodes] == expected
+    own = layer("Own", base=mish_cuda.Mish)()  # traced through, as those of torch's users
+    assert mishes(fx.symbolic_trace(nn.Sequential(own))) == [mish_cuda.mish]
+
+
+def test_a_trace_of_a_converted_model() -> None:
+    model = Calls().double()
+    original = copy.deepcopy(model)
+    convert(model)
+    graph = traced(model)
+    assert mishes(graph).count(mish_cuda.converted_mish) == 1  # that of the attribute
+    revert(graph)
+    assert mishes(graph) == mishes(traced(Calls()))
+    check(graph, original, draw((5, 4)))
+
+
+@needs_extension
+def test_graphs_of_ops_stay_such() -> None:
+    """Also those of a backward."""
+    model = Branches().double()
+    x = torch.linspace(-3, 3, 12, dtype=torch.float64).reshape(3, 4)
+    parameters = list(model.parameters())
+    graph = make_fx(lambda x: torch.autograd.grad(model(x).sum(), parameters))(x)
+    expected, code = graph(x), graph.code
+    report = convert(graph)
+    before = {str(op) for op, _ in report.changed.values()}
+    assert "aten.mish.default" in before  # the backward has an op of its own in newer torch
+    after = {str(target) for target in mishes(graph)}
+    assert after == {name.replace("aten", "mish_cuda") for name in before}
+    other = pickle.loads(pickle.dumps(graph))
+    torch.testing.assert_close(graph(x), expected, rtol=1e-12, atol=1e-12)
+    revert(graph)
+    assert graph.code == code
+    assert len(revert(other, to=nn.Mish).changed) == len(report.changed)
+    assert not any(map(mish_cuda._places.is_ours, mishes(other)))
+    torch.testing.assert_close(other(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@needs_extension
+@pytest.mark.parametrize("inplace", [False, True])
+def test_exported_programs(inplace: bool) -> None:
+    """Converted, saved and loaded, and put back."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Mish(inplace))
+    x = torch.randn(2, 4)
+    program = torch.export.export(model, (x,))
+    assert len(convert(program.graph_module).changed) == 1
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    loaded: Any = torch.export.load(file)
+    for library in ("mish_cuda", "aten"):
+        assert [str(op) for op in mishes(loaded)] == [f"{library}.mish{'_' * inplace}.default"]
+        torch.testing.assert_close(loaded.module()(x), model(x))
+        revert(loaded.graph_module, to=nn.Mish)
+
+
+def test_ops_where_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extension there is no op: they become calls of the function."""
+    monkeypatch.setattr(mish_cuda.conversion, "OPS", {})
+    graph = make_fx(InCode())(torch.ones(3))
+    assert list(convert(graph).changed) == ["graph.mish"]
+    assert mishes(graph) == [mish_cuda.converted_mish]
+    assert is_ours(copy.deepcopy(graph))
 
 
 # --- Within override_torch F.mish is mish_cuda.mish, for one thread ---
