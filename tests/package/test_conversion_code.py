@@ -6,19 +6,20 @@ import copy
 import io
 import pickle
 import re
+from argparse import Namespace
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import lookalikes as like
 import pytest
 import torch
 import torch.nn.functional as F
-from lookalikes import Functional, MiSh, is_ours, layer, mish, mish_, textbook, timm_mish
+from lookalikes import Functional, MiSh, is_ours, layer, mish, mish_, timm_mish
 from networks import COPIES, Branches, Calls, InCode, check, draw, traced
 from torch import Tensor, fx, nn
+from torch.func import grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import mish_cuda
@@ -73,11 +74,7 @@ CHOICES: dict[str, tuple[Code, Any, Any]] = {
     "held partial": (called, partial(calls(F.relu)), partial(helper)),
     "name": (lambda self, x: getattr(F, self.value)(x), "relu", "mish"),
     "class": (lambda self, x: self.value()(x), nn.ReLU, nn.Mish),
-    "settings": (
-        lambda self, x: self.value.activation(x),
-        SimpleNamespace(activation=F.relu),
-        SimpleNamespace(activation=F.mish),
-    ),
+    "settings": (lambda self, x: self.value.act(x), Namespace(act=F.relu), Namespace(act=F.mish)),
     "list": (lambda self, x: self.value[0](x), [F.relu], [F.mish]),
 }
 
@@ -103,44 +100,48 @@ def imported_inside(self: nn.Module, x: Tensor) -> Tensor:
     return activate(x)
 
 
-def own_mish(self: nn.Module, x: Tensor) -> Tensor:
-    return textbook(x)
-
-
 ACTIVATIONS = {"relu": F.relu, "mish": F.mish}
 OWN_LAYER = MiSh()
-# Models with Mish in their code, and whether override_torch redirects it.
-IN_CODE: dict[str, tuple[nn.Module, bool]] = {
-    "call": (InCode(), True),
-    "super": (InSuper(), True),
-    "class attribute": (model_of(lambda self, x: self.act(x), act=nn.Mish()), True),
-    "type(self)": (model_of(lambda self, x: type(self).act(x), act=F.mish), True),
-    "self.__class__": (model_of(lambda self, x: self.__class__.act(x), act=F.mish), True),
-    "static method": (
-        model_of(torch.no_grad()(lambda self, x: self.act(x)), act=staticmethod(calls(F.mish))),
-        True,
+# Models with Mish in their code that override_torch redirects.
+REDIRECTED: dict[str, nn.Module] = {
+    "call": InCode(),
+    "super": InSuper(),
+    "class attribute": model_of(lambda self, x: self.act(x), act=nn.Mish()),
+    "type(self)": model_of(lambda self, x: type(self).act(x), act=F.mish),
+    "self.__class__": model_of(lambda self, x: self.__class__.act(x), act=F.mish),
+    "static method": model_of(
+        torch.no_grad()(lambda self, x: self.act(x)), act=staticmethod(calls(F.mish))
     ),
-    "property": (model_of(lambda self, x: self.act(x), act=property(lambda self: F.mish)), True),
-    "dict": (model_of(lambda self, x: self.acts["m"](x), {"acts": {"m": nn.Mish()}}), True),
-    "global dict": (model_of(lambda self, x: ACTIVATIONS["mish"](x)), True),
-    "imported inside": (model_of(imported_inside), True),
-    "lambda": (model_of(lambda self, x: (lambda: torch.nn.functional.mish(x))()), True),
-    "made when called": (model_of(lambda self, x: nn.Mish(True)(x)), True),
-    "helper": (model_of(lambda self, x: helper(x)), True),
-    "default": (model_of(lambda self, x, activation=F.mish: activation(x)), True),
-    "keyword": (model_of(lambda self, x, *, activation=F.mish: activation(x)), True),
-    "op": (model_of(lambda self, x: torch.ops.aten.mish.default(x)), False),
-    "own function": (model_of(lambda self, x: mish(x)), False),
-    "own method": (model_of(lambda self, x: self.mish(x), mish=own_mish), False),
-    "autograd function": (model_of(lambda self, x: like.MishFunction.apply(x)), False),
-    "global layer": (model_of(lambda self, x: OWN_LAYER(x)), False),
-    **{name: (model_of(code, {"value": mish}), True) for name, (code, _, mish) in CHOICES.items()},
+    "property": model_of(lambda self, x: self.act(x), act=property(lambda self: F.mish)),
+    "dict": model_of(lambda self, x: self.acts["m"](x), {"acts": {"m": nn.Mish()}}),
+    "global dict": model_of(lambda self, x: ACTIVATIONS["mish"](x)),
+    "imported inside": model_of(imported_inside),
+    "lambda": model_of(lambda self, x: (lambda: torch.nn.functional.mish(x))()),
+    "made when called": model_of(lambda self, x: nn.Mish(True)(x)),
+    "helper": model_of(lambda self, x: helper(x)),
+    "default": model_of(lambda self, x, activation=F.mish: activation(x)),
+    "keyword": model_of(lambda self, x, *, activation=F.mish: activation(x)),
+    "in place": model_of(lambda self, x: F.mish(x, inplace=True)),
+    "by keyword": model_of(lambda self, x: F.mish(input=x)),
+    "torch.func": model_of(lambda self, x: vmap(grad(F.mish))(x)),
+    **{name: model_of(code, {"value": mish}) for name, (code, _, mish) in CHOICES.items()},
+}
+OTHERS: dict[str, nn.Module] = {
+    "op": model_of(lambda self, x: torch.ops.aten.mish.default(x)),
+    "own function": model_of(lambda self, x: mish(x)),
+    "own method": model_of(
+        lambda self, x: self.mish(x), mish=lambda self, x: x * F.softplus(x).tanh()
+    ),
+    "autograd function": model_of(lambda self, x: like.MishFunction.apply(x)),
+    "global layer": model_of(lambda self, x: OWN_LAYER(x)),
+    "binding": model_of(lambda self, x: torch._C._nn.mish(x)),
 }
 
 
-@pytest.mark.parametrize(("model", "overridden"), IN_CODE.values(), ids=IN_CODE)
-def test_mish_in_code_is_told(model: nn.Module, overridden: bool, public: str) -> None:
+@pytest.mark.parametrize("name", REDIRECTED | OTHERS)
+def test_mish_in_code_is_told(name: str, public: str) -> None:
     """Alone and beside a layer, in one line that ends the report; and the advice is good."""
+    model, overridden = (REDIRECTED | OTHERS)[name], name in REDIRECTED
     assert list((report := convert(nn.Sequential(model, nn.Mish()))).changed) == ["1"]
     assert convert(model).hint == report.hint
     assert str(report).endswith(report.hint)
@@ -184,10 +185,8 @@ LEFT_ALONE = {
 
 @pytest.mark.parametrize("reason", LEFT_ALONE)
 def test_what_torch_has_not_is_told(reason: str) -> None:
-    before = [*LEFT_ALONE[reason].modules()]
     report = revert(LEFT_ALONE[reason], to=nn.Mish)
     assert reason in "".join(report.left_alone.values())
-    assert [*LEFT_ALONE[reason].modules()] == before
     assert report.changed == {}
 
 
@@ -300,7 +299,7 @@ def test_override_nests_and_concerns_one_thread() -> None:
     mode = override_torch()
     for _ in range(2):
         with ThreadPoolExecutor(1) as thread, mode:
-            with override_torch(), mode:
+            with override_torch(), torch.device("cpu"), mode:
                 assert is_ours(F.mish)
             assert is_ours(F.mish)
             assert not thread.submit(is_ours, F.mish).result()

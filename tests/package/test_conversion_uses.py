@@ -45,12 +45,9 @@ def merged(model: Any) -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-def in_threads(model: Any) -> Callable[[Tensor], Tensor]:
-    def function(x: Tensor) -> Tensor:
-        with ThreadPoolExecutor(4) as pool:
-            return torch.cat([*pool.map(lambda _: model(x * 1), range(20))])
-
-    return function
+def in_threads(model: Any, x: Tensor) -> Tensor:
+    with ThreadPoolExecutor(4) as pool:
+        return torch.cat([*pool.map(lambda _: model(x * 1), range(20))])
 
 
 def synchronised(model: Any) -> nn.Module:
@@ -81,7 +78,7 @@ USES: dict[str, Use] = {
 }
 # What may be done to the model with norms, and changes what it computes.
 CHANGES: dict[str, Use] = {
-    "threads": in_threads,
+    "threads": lambda m: lambda x: in_threads(m, x),
     "hook of a norm": lambda m: m[0].bn.register_forward_hook(net.scaled) and m,
     "hook of a Mish": lambda m: m[0].act.register_forward_hook(net.scaled) and m,
     "copied norm": lambda m: m.set_submodule("1.0", copy.copy(m[1][0])) or m,
@@ -117,12 +114,11 @@ def test_uses(name: str, use: str, training: bool) -> None:
 
 
 @pytest.mark.parametrize("in_place", [False, True], ids=["torch.compile", "Module.compile"])
-@pytest.mark.parametrize("make", [net.wrapped, lambda: fx.symbolic_trace(net.InCode())])
-def test_what_has_been_compiled_before_is_compiled_anew(
-    make: Callable[[], Any], in_place: bool
-) -> None:
+@pytest.mark.parametrize("graph", [False, True])
+def test_what_has_been_compiled_before_is_compiled_anew(graph: bool, in_place: bool) -> None:
     torch._dynamo.reset()
-    compiled = model = make()
+    model = fx.symbolic_trace(net.InCode()) if graph else net.wrapped(nn.Mish())
+    compiled: Any = model
     if in_place:
         model.compile(backend="eager", fullgraph=True)
     else:
@@ -138,8 +134,8 @@ def test_older_onnx_exporter() -> None:
     pytest.importorskip("onnx", reason="onnx is not installed")
     convert(model := net.with_norms(), fuse_norms=True)
     file = io.BytesIO()
-    x = torch.ones(net.IMAGES)
-    torch.onnx.export(model.eval(), (x,), file, dynamo=False, opset_version=18)
+    x = (torch.ones(net.IMAGES),)
+    torch.onnx.export(model.eval(), x, file, dynamo=False, opset_version=18)
     assert b"mish_cuda" not in file.getvalue()
 
 
@@ -149,7 +145,7 @@ def test_older_onnx_exporter() -> None:
 )
 @pytest.mark.parametrize("fuse_norms", [False, True])
 def test_wrapped_for_distributed_training(fuse_norms: bool) -> None:
-    """Converted before it is net.wrapped, and after."""
+    """Converted before it is wrapped, and after."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -159,7 +155,7 @@ def test_wrapped_for_distributed_training(fuse_norms: bool) -> None:
         return model
 
     def converted(model: nn.Module) -> nn.Module:
-        convert(model, fuse_norms=fuse_norms)
+        assert (len(convert(model, fuse_norms=fuse_norms).changed) > 3) is fuse_norms
         return model
 
     before, x = net.with_norms(), torch.randn(net.IMAGES)
@@ -168,11 +164,8 @@ def test_wrapped_for_distributed_training(fuse_norms: bool) -> None:
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         for wrap in (nn.DataParallel, nn.parallel.DistributedDataParallel, sharded):
-            for model in (
-                wrap(converted(copy.deepcopy(before))),
-                converted(wrap(copy.deepcopy(before))),
-            ):
-                assert (net.fused(model) > 0) is fuse_norms
+            for change, then in ((converted, wrap), (wrap, converted)):
+                model = then(change(copy.deepcopy(before)))
                 y = model(x)
                 torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
                 y.sum().backward()
@@ -245,12 +238,11 @@ def test_hooks_of_copies(copied: Callable[[Any], Any]) -> None:
 # --- Accelerate ---
 
 
-class Hook(list[nn.Module]):
-    """As accelerate.hooks.ModelHook: it is given the module. It lists those that were called."""
+Hook = list[nn.Module]  # of those that were called
 
 
 def add_hook_to_module(module: Any, hook: Hook) -> None:
-    """As in accelerate, which puts a forward into the instance."""
+    """As in accelerate, which puts a forward into the instance; ``hook`` is given the module."""
     old_forward = module._old_forward = module.forward
     module._hf_hook = hook
 
@@ -269,7 +261,7 @@ def remove_hook_from_module(module: Any) -> None:
 def hook(monkeypatch: pytest.MonkeyPatch) -> Hook:
     functions = {f.__name__: f for f in (add_hook_to_module, remove_hook_from_module)}
     monkeypatch.setitem(sys.modules, "accelerate.hooks", SimpleNamespace(**functions))
-    return Hook()
+    return []
 
 
 @pytest.mark.parametrize("make", [nn.Mish, MiSh])
