@@ -90,6 +90,7 @@ class Place:
                 self.holder.args = (arguments["input"],)
                 inplace = arguments.get("inplace", self.value is mish_)
                 self.holder.kwargs = {"inplace": inplace and self.value is not converted_mish_copy}
+                notes.pop("is_wrapped", None)  # if it was a function of fx.wrap; F.mish is none
             self.holder.target = new
         else:
             notes = self.holder

@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mish_cuda
-from mish_cuda import eager, functional, norms
+from mish_cuda import _before_mish, eager, functional, norms
 from mish_cuda._extension import REASON, C
 from reference import DTYPES
+
+pytest.register_assert_rewrite("networks")  # it asserts for several files
 
 needs_extension = pytest.mark.skipif(C is None, reason=f"no compiled ops: {REASON}")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
@@ -122,12 +124,20 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 
 
 @pytest.fixture
+def fuse_small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fuses norms for ``convert(..., fuse_norms=True)`` where the input is too small to pay."""
+    fewest = dict.fromkeys(_before_mish.FEWEST_ELEMENTS, 0)
+    monkeypatch.setattr(_before_mish, "FEWEST_ELEMENTS", fewest)
+
+
+@pytest.fixture
 def fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the public functions and layers compute as without the extension."""
     names = {"_mish": eager.mish, "_mish_": eager.mish_, "_mish_out": eager.mish_out}
     for name, value in {**names, "_ops": torch.ops.aten, "C": None}.items():
         monkeypatch.setattr(functional, name, value)
-    monkeypatch.setattr(norms, "C", None)
+    for module in (norms, _before_mish):
+        monkeypatch.setattr(module, "C", None)
 
 
 @pytest.fixture(params=[pytest.param("compiled", marks=needs_extension), "eager"])

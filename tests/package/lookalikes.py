@@ -1,24 +1,19 @@
-"""Mish as other libraries write it, what only looks like it, and models of them."""
+"""Mish as other libraries write it, and what only looks like it."""
 
 from __future__ import annotations
 
-import copy
 import functools
-import io
-import pickle
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
-
-MINUS_INFINITY = torch.tensor([-torch.inf])  # where F.mish gives NaN, and ours -0
+from torch import Tensor, nn
 
 
 def is_ours(function: Callable[[Tensor], Tensor]) -> bool:
-    return not function(MINUS_INFINITY.clone()).isnan().any()
+    """Whether it gives -0 where F.mish gives NaN."""
+    return not function(torch.tensor([-torch.inf])).isnan().any()
 
 
 # --- Mish as other libraries write it: their class names, arguments and ways to compute it ---
@@ -113,7 +108,6 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "callable": layer("CallableMish", base=object, __call__=staticmethod(textbook))(),
     "method of a layer": nn.Mish().forward,
 }
-UNPICKLABLE = {"lambda of the formula", "lambda of F.mish", "op", "overload"}
 
 # Right without gradients and an error with them; and whether the input is overwritten.
 INFERENCE_ONLY: dict[Any, bool] = {
@@ -122,18 +116,8 @@ INFERENCE_ONLY: dict[Any, bool] = {
     (lambda x: torch.mul(x, F.softplus(x).tanh(), out=x)): True,
 }
 
-CalledMish = layer(
-    "CalledMish", base=nn.Mish, __call__=lambda self, x: 2 * nn.Module.__call__(self, x)
-)
-TrainableMish = layer("TrainableMish", base=nn.PReLU)
 HardMish = layer("HardMish", lambda self, x: x * (x + 2).clamp(0, 2) / 2)
 FlippedMish = layer("FlippedMish", lambda self, x: textbook(x).flip(0))
-
-
-def on_gpus(self: nn.Module, x: Tensor) -> Tensor:
-    if not x.is_cuda:
-        raise RuntimeError("runs on\nGPUs")
-    return textbook(x)
 
 
 def scaled_mish(x: Tensor, scale: float = 1) -> Tensor:
@@ -149,8 +133,10 @@ LOOK_ALIKES: dict[Any, str | None] = {
         "has the value.*in from_"
     ),
     layer("TrainedMish", lambda self, x: textbook(x) * (1 if self.training else 2)): "the value",
-    CalledMish: "has a __call__ of its own.*name lookalikes.CalledMish in from_",
-    TrainableMish: "has parameters or buffers.*by hand",
+    layer("CalledMish", base=nn.Mish, __call__=lambda self, x: 2 * nn.Module.__call__(self, x)): (
+        "has a __call__ of its own.*name lookalikes.CalledMish in from_"
+    ),
+    layer("TrainableMish", base=nn.PReLU): "has parameters or buffers.*by hand",
     layer("StraightThroughMish", lambda self, x: x + (textbook(x) - x).detach()): (
         "has the slope 1 at -2.5, where Mish has -0.1.*in from_"
     ),
@@ -160,106 +146,11 @@ LOOK_ALIKES: dict[Any, str | None] = {
     layer("ListMish", lambda self, x: [textbook(x)]): "from torch.float64 it makes list.*by hand",
     layer("NanMish", lambda self, x: torch.where(x > 19, torch.nan, textbook(x))): "nan at 19.5",
     layer("ScaledMish", lambda self, x, scale=1: scale * textbook(x)): "takes scale, .*in from_",
-    layer("OnlyOnGpuMish", on_gpus): r"fails when tried out \(RuntimeError: runs on\).*by hand",
+    layer("GpuMish", lambda self, x: torch._assert(x.is_cuda, "runs on\nGPUs") or textbook(x)): (
+        r"fails when tried out \(AssertionError: runs on\).*by hand"
+    ),
     (lambda x: 2 * F.mish(x)): "has the value 40 at 20.*put mish_cuda.mish there",
     scaled_mish: "takes scale, which mish_cuda.mish does not.*by hand",
     torch.compile(F.mish, backend="eager"): "compile mish_cuda.mish instead",
     **dict.fromkeys([F.relu, functools.partial(nn.Mish), torch.tanh, abs]),
 }
-
-
-# --- Models ---
-
-
-class Branches(nn.Module):
-    """Activations as attributes, in every container, and shared."""
-
-    def __init__(self, make: Callable[[], nn.Module] = nn.Mish) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Linear(4, 8), make())
-        self.act = make()
-        self.again = self.act
-        self.listed = nn.ModuleList([nn.Linear(8, 8), make()])
-        self.named = nn.ModuleDict({"a linear": nn.Identity(), "act": make()})
-        self.nothing = None
-        self.register_module("no_module", None)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.act(self.stem(x) - 1)
-        for layer in self.listed:
-            y = layer(y)
-        y = self.named["act"](self.again(y + 0.5) * 2)
-        return self.head(y)  # type: ignore[no-any-return]
-
-
-NAMES = ["act", "again", "stem.1", "listed.1", "named.act"]
-
-
-def wrapped() -> nn.Module:
-    model: Any = layer("Wrapper", lambda self, x: self.act(x))()
-    model.act = nn.Mish()
-    return model  # type: ignore[no-any-return]
-
-
-class InCode(nn.Module):
-    """A model that calls F.mish, and holds nothing."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.mish(x)
-
-
-class Calls(nn.Module):
-    """Layers, and each way to call Mish."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.act = nn.Mish()
-        self.body = nn.Sequential(nn.Linear(4, 4), nn.Mish(True))
-        self.function = F.mish
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.mish(self.act(x))
-        x = F.mish(x + 1, inplace=True)
-        x = torch._C._nn.mish(self.function(x))
-        x = torch._C._nn.mish_(x - 1)
-        return torch.ops.aten.mish(self.body(x))  # type: ignore[no-any-return]
-
-
-def traced(model: nn.Module) -> Any:
-    """Its graph. Types that are strings, as they are in these files, cannot be pickled."""
-    type(model).forward.__annotations__.clear()
-    return fx.symbolic_trace(model)
-
-
-def results(model: nn.Module, shape: tuple[int, ...] = (5, 4)) -> list[Tensor]:
-    """Output, input afterwards and gradients of a model, computed in float64."""
-    model = copy.deepcopy(model).double()
-    x = torch.linspace(-3, 3, torch.Size(shape).numel(), dtype=torch.float64).reshape(shape)
-    x.requires_grad_()
-    given = x * 1
-    y = model(given)
-    inputs = [x, *(p for p in model.parameters() if p.requires_grad)]
-    return [y, given, *torch.autograd.grad(y.square().sum(), inputs)]
-
-
-def assert_same_function(results_before: list[Tensor], model: nn.Module) -> None:
-    shape = tuple(results_before[1].shape)
-    torch.testing.assert_close(results(model, shape), results_before, rtol=1e-12, atol=1e-12)
-
-
-def kinds(model: nn.Module) -> Counter[str]:
-    """How many modules it has of each class."""
-    return Counter(f"{type(m).__module__}.{type(m).__qualname__}" for m in model.modules())
-
-
-def torch_save(model: nn.Module) -> nn.Module:
-    file = io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)  # type: ignore[no-any-return]
-
-
-COPIES: list[Callable[[Any], Any]] = [
-    *(copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), torch_save),
-]

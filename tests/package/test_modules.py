@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from lookalikes import torch_save
+from networks import torch_save
 from torch import nn
 
 import mish_cuda

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fused import X, converted, fuse_small_inputs  # noqa: F401  a fixture
-from lookalikes import MishFunction, torch_save
+from lookalikes import MishFunction
+from networks import IMAGES, results, scaled, torch_save
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -23,7 +23,16 @@ import mish_cuda
 from conftest import Log, needs_extension
 from mish_cuda._norm_output import NormOutput
 
-pytestmark = needs_extension
+pytestmark = [needs_extension, pytest.mark.usefixtures("fuse_small_inputs")]
+X = torch.randn(IMAGES, generator=torch.Generator().manual_seed(3))
+
+
+def converted(norm: nn.Module) -> tuple[Any, Any]:
+    """Norm and Mish, converted and as they were."""
+    model = nn.Sequential(norm, nn.Mish())
+    before = copy.deepcopy(model)
+    mish_cuda.convert(model, fuse_norms=True)
+    return model, before
 
 
 class Doubled(torch.autograd.Function):
@@ -39,37 +48,15 @@ class Doubled(torch.autograd.Function):
         return grads[0] * 2
 
 
-def after(change: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
-    """Mish after a change in place."""
-
-    def program(y: Tensor) -> Tensor:
-        change(y)
-        return F.mish(y)
-
-    return program
-
-
-def second_derivative(function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
-    first = torch.autograd.grad(function(y).sum(), y, create_graph=True)[0]
+def second_derivative(y: Tensor) -> Tensor:
+    first = torch.autograd.grad((y**3).sum(), y, create_graph=True)[0]
     return torch.autograd.grad(first.sum(), y)[0]
 
 
-def twice(y: Tensor) -> Tensor:
-    first, second = F.mish(y), F.mish(y)
-    with torch.no_grad():
-        first.add_(1)
-    return second
-
-
-def behind(function: Callable[[Tensor], Tensor], **options: Any) -> Callable[[Tensor], Any]:
-    """A checkpoint that begins behind the norm."""
-    return lambda y: checkpoint(function, y, **options)
-
-
-def in_mode(mode: Callable[[], Any], function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-    def program(y: Tensor) -> Any:
+def within(mode: Callable[[], Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    def program(*args: Any) -> Any:
         with mode():
-            return function(y)
+            return function(*args)
 
     return program
 
@@ -82,7 +69,7 @@ PROGRAMS: dict[str, Callable[[Tensor], Any]] = {
     "in place": lambda y: F.mish(y, inplace=True),
     "in place, for its input": lambda y: (mish_cuda.mish_(y), y * 1)[1],
     "out": lambda y: mish_cuda.mish(y.detach(), out=torch.empty(y.shape)),
-    "twice": twice,
+    "twice": lambda y: (torch.no_grad()(F.mish(y).add_)(1), F.mish(y))[1],
     "and then the norm": lambda y: F.mish(y) * y,
     "scripted": torch.jit.script(mish_cuda.Mish()),
     # other functions, and ops with other results
@@ -103,27 +90,29 @@ PROGRAMS: dict[str, Callable[[Tensor], Any]] = {
     "dtype": lambda y: F.mish(y.double()),
     # what changes it, so that the known Mish is no longer that of it
     "mul_": lambda y: F.mish(y.mul_(2)),
-    "view": after(lambda y: y.view(-1).mul_(2)),
-    "detached": after(lambda y: y.detach().mul_(2)),
-    "no_grad": after(torch.no_grad()(lambda y: y.add_(1))),
-    "out=": after(torch.no_grad()(lambda y: torch.add(y, 1, out=y))),
+    "view": lambda y: (y.view(-1).mul_(2), F.mish(y))[1],
+    "detached": lambda y: (y.detach().mul_(2), F.mish(y))[1],
+    "no_grad": lambda y: (torch.no_grad()(y.add_)(1), F.mish(y))[1],
+    "out=": lambda y: (torch.no_grad()(torch.add)(y, 1, out=y), F.mish(y))[1],
     "dirty": lambda y: F.mish(Doubled.apply(y)),
     "autograd function": lambda y: MishFunction.apply(y),
     "jvp": lambda y: torch.func.jvp(F.mish, (y,), (torch.ones(y.shape),))[1],
     "func.grad": lambda y: torch.func.grad(lambda t: F.mish(t).sum())(y),
     "vmap": lambda y: torch.func.vmap(lambda t: F.mish(t) * 2)(y),
-    # checkpoints and other users of hooks for saved tensors
-    "reentrant": behind(F.mish, use_reentrant=True),
-    "checkpoint": behind(lambda t: F.mish(t) * t.exp(), use_reentrant=False),
-    "checkpoint, in place": behind(lambda t: (F.mish(t).mul_(2) + t) * t, use_reentrant=False),
-    "save_on_cpu": in_mode(torch.autograd.graph.save_on_cpu, lambda y: F.mish(y) * y),
+    # checkpoints that begin behind the norm, and other users of hooks for saved tensors
+    "reentrant": lambda y: checkpoint(F.mish, y, use_reentrant=True),
+    "behind": lambda y: checkpoint(lambda t: F.mish(t) * t.exp(), y, use_reentrant=False),
+    "behind, in place": lambda y: checkpoint(
+        lambda t: (F.mish(t).mul_(2) + t) * t, y, use_reentrant=False
+    ),
+    "save_on_cpu": within(torch.autograd.graph.save_on_cpu, lambda y: F.mish(y) * y),
     # modes and compilers
-    "under no_grad": in_mode(torch.no_grad, F.mish),
-    "under inference_mode": in_mode(torch.inference_mode, F.mish),
-    "read in inference_mode": after(in_mode(torch.inference_mode, lambda y: y + 1)),
-    "dispatch mode": in_mode(Log, lambda y: F.mish(y) + y),
-    "override_torch": in_mode(mish_cuda.override_torch, F.mish),
-    "device": in_mode(lambda: torch.device("cpu"), F.mish),
+    "under no_grad": within(torch.no_grad, F.mish),
+    "under inference_mode": within(torch.inference_mode, F.mish),
+    "read in inference_mode": lambda y: (torch.inference_mode()(torch.exp)(y), F.mish(y))[1],
+    "dispatch mode": within(Log, lambda y: F.mish(y) + y),
+    "override_torch": within(mish_cuda.override_torch, F.mish),
+    "device": within(lambda: torch.device("cpu"), F.mish),
     "compile": lambda y: torch.compile(lambda t: F.mish(t) * 2, backend="aot_eager")(y),
 }
 
@@ -133,62 +122,13 @@ GRADIENTS: dict[str, Callable[[Tensor], Any]] = {
     "hook": lambda y: y.register_hook(lambda g: g * 3) and F.mish(y),
     "gradient for it": lambda y: torch.autograd.grad(y.exp().sum(), y)[0],
     "retain_grad": lambda y: (y.retain_grad(), F.mish(y).sum().backward(), y.grad)[2],
-    "second derivative": lambda y: second_derivative(lambda t: t**3, y),
+    "second derivative": second_derivative,
     "backward": lambda y: y.backward(torch.ones(y.shape)),
 }
 
 
-def results(layer: nn.Module, program: Callable[[Tensor], Any], x: Tensor) -> Any:
-    """What the program gives, and the gradients that it leaves."""
-    layer.zero_grad()
-    x = x.clone().requires_grad_(x.requires_grad)
-    with torch.set_grad_enabled(x.requires_grad):
-        result = program(layer(x))
-        for tensor in result if isinstance(result, tuple) else (result,):
-            if isinstance(tensor, Tensor) and tensor.requires_grad:
-                (tensor * torch.linspace(-1, 1, tensor.numel()).view(tensor.shape)).sum().backward()
-    if isinstance(result, Tensor):
-        result = (result.requires_grad, result.detach())
-    return result, x.grad, [p.grad for p in layer.parameters()], layer.state_dict()
-
-
-@pytest.mark.parametrize(
-    ("name", "grad"), [*product(PROGRAMS, (True, False)), *product(GRADIENTS, (True,))]
-)
-@pytest.mark.parametrize("norm", [nn.BatchNorm2d(8), nn.BatchNorm2d(8).eval(), nn.GroupNorm(2, 8)])
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-def test_is_the_result_of_a_norm(norm: nn.Module, name: str, grad: bool) -> None:
-    for parameter in norm.parameters():
-        nn.init.normal_(parameter)
-    (layer, _), (expected, _) = converted(nn.Sequential(norm, nn.Mish()))
-    program = {**PROGRAMS, **GRADIENTS}[name]
-    x = X.clone().requires_grad_(grad)
-    with torch.set_grad_enabled(grad):
-        assert type(layer(x)) is NormOutput
-    expected.load_state_dict(layer.state_dict())
-    torch.testing.assert_close(
-        results(layer, program, x),
-        results(expected, program, x),
-        rtol=1e-4,
-        atol=1e-4,
-        check_stride=False,
-    )
-
-
-def layers(inplace: bool = False) -> tuple[Any, Any]:
-    """Norm and Mish, converted and as they were."""
-    return converted(nn.Sequential(nn.BatchNorm2d(8), nn.Mish(inplace)))
-
-
-# --- What is done to the layers or their inputs: gradients and running statistics stay ---
-
-
 def first(*results: Any) -> Any:
     return results[0]
-
-
-def leaf() -> Tensor:
-    return X.clone().requires_grad_()
 
 
 def hooked(tensor: Tensor) -> Tensor:
@@ -196,65 +136,70 @@ def hooked(tensor: Tensor) -> Tensor:
     return tensor
 
 
-STEPS: dict[str, Callable[[Any, Any], Tensor]] = {
-    "checkpoint": lambda norm, act: checkpoint(lambda x: act(norm(x)), X, use_reentrant=False),
-    "checkpoint of the norm": lambda norm, act: act(checkpoint(norm, X, use_reentrant=False)),
-    "hook of the input": lambda norm, act: norm(hooked(leaf())) * 2,
-    "hook of the weight": lambda norm, act: first(norm(X) * 2, hooked(norm.weight)),
-    "layouts": lambda norm, act: act(norm(X.to(memory_format=torch.channels_last))) + act(norm(X)),
-    "bias": lambda norm, act: first(norm(X).exp(), torch.no_grad()(norm.bias.add_)(1)),
-    "frozen later": lambda norm, act: first(norm(leaf()).exp(), norm.requires_grad_(False)),
-    "backward hook": lambda norm, act: (
-        norm.register_backward_hook(lambda m, i, o: (i[0], i[1] * 2, i[2])) and act(norm(X))
+# What is done to the layers or their input: gradients and running statistics stay.
+STEPS: dict[str, Callable[[Any, Any, Tensor], Any]] = {
+    "checkpoint": lambda norm, act, x: checkpoint(lambda t: act(norm(t)), x, use_reentrant=False),
+    "checkpoint of the norm": lambda norm, act, x: act(checkpoint(norm, x, use_reentrant=False)),
+    "hook of the input": lambda norm, act, x: norm(hooked(x)) * 2,
+    "hook of the weight": lambda norm, act, x: first(norm(x) * 2, hooked(norm.weight)),
+    "layouts": lambda norm, act, x: (
+        act(norm(x.to(memory_format=torch.channels_last))) + act(norm(x))
     ),
-    "prehook": lambda norm, act: (
-        norm.register_full_backward_pre_hook(lambda m, o: (o[0] * 2,)) and act(norm(X))
+    "hook of all modules": within(
+        lambda: nn.modules.module.register_module_forward_hook(scaled),
+        lambda norm, act, x: act(norm(x)),
     ),
-    "compiled activation": lambda norm, act: act.compile() or act(norm(X)) + act(norm(X)),
+    "saved in another dtype": within(
+        lambda: torch.autograd.graph.saved_tensors_hooks(Tensor.double, Tensor.float),
+        lambda norm, act, x: act(norm(x)),
+    ),
+    "bias": lambda norm, act, x: first(norm(x).exp(), torch.no_grad()(norm.bias.add_)(1)),
+    "frozen later": lambda norm, act, x: first(norm(x).exp(), norm.requires_grad_(False)),
+    "backward hook": lambda norm, act, x: (
+        norm.register_backward_hook(lambda m, i, o: (i[0], i[1] * 2, i[2])) and act(norm(x))
+    ),
+    "prehook": lambda norm, act, x: (
+        norm.register_full_backward_pre_hook(lambda m, o: (o[0] * 2,)) and act(norm(x))
+    ),
+    "compiled activation": lambda norm, act, x: act.compile() or act(norm(x)) + act(norm(x)),
+    "input overwritten": lambda norm, act, x: act(
+        first(norm(z := x.detach() + 0), z.add_(1))
+    ).detach(),
+    "running statistics": lambda norm, act, x: first(norm.eval()(x), norm.train()(x)).detach(),
+    # nothing tells there that the input was overwritten
+    "inference mode": within(
+        torch.inference_mode, lambda norm, act, x: first(norm(z := x.clone()), z.add_(1))
+    ),
 }
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("name", STEPS)
-def test_step(name: str) -> None:
-    both = layers()
-    values = [STEPS[name](*model) for model in both]
-    for y in values:
-        y.sum().backward()
-    torch.testing.assert_close(*values, rtol=1e-4, atol=1e-5)
-    for a, b in zip(*(model.parameters() for model in both), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(*(dict(model.state_dict()) for model in both))
-
-
-def test_hooks_that_save_as_another_dtype() -> None:
-    both = layers()
-    for model in both:
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: t.half(), lambda t: t.float()):
-            model(X).sin().sum().backward()
-    for a, b in zip(*(model.parameters() for model in both), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-2, atol=1e-2)
-
-
-def test_running_statistics_may_change() -> None:
-    values = [first(norm.eval()(X), norm.train()(X + 1)) * 1 for norm, _ in layers()]
-    torch.testing.assert_close(*values)
-
-
-def test_inference_mode() -> None:
-    """Nothing tells there that the input of a norm was overwritten."""
-    model, before = layers()
-    with torch.inference_mode():
-        x = X.clone()
-        y, expected = model.eval()[0](x), before.eval()[0](x)
-        x.add_(1)
-    torch.testing.assert_close(y, expected)
+@pytest.mark.parametrize(
+    ("name", "grad"), [*product(PROGRAMS, (True, False)), *product(GRADIENTS | STEPS, (True,))]
+)
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(8), nn.BatchNorm2d(8).eval(), nn.GroupNorm(2, 8)])
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_is_the_result_of_a_norm(norm: nn.Module, name: str, grad: bool) -> None:
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    layers, expected = converted(copy.deepcopy(norm))
+    with torch.set_grad_enabled(grad):
+        assert type(copy.deepcopy(layers[0])(X)) is NormOutput
+    of_output: Any = (PROGRAMS | GRADIENTS).get(name)
+    program = STEPS.get(name, lambda norm, act, x: of_output(norm(x)))
+    x = X.clone().requires_grad_(grad)
+    torch.testing.assert_close(
+        results(lambda t: program(*layers, t), x, layers),
+        results(lambda t: program(*expected, t), x, expected),
+        rtol=1e-4,
+        atol=1e-4,
+        check_stride=False,
+    )
 
 
 @pytest.mark.parametrize("grad", [True, False])
 def test_nothing_is_kept_once_it_is_computed(grad: bool) -> None:
-    model, _ = layers()
+    model, _ = converted(nn.BatchNorm2d(8))
     x = X.clone().requires_grad_(grad) * 1
     with torch.set_grad_enabled(grad):
         y = model[0](x)
@@ -271,56 +216,32 @@ def test_nothing_is_kept_once_it_is_computed(grad: bool) -> None:
 
 @pytest.mark.parametrize("grad", [True, False])
 def test_what_it_needs_was_overwritten(grad: bool) -> None:
-    model, before = layers()
+    (norm, _), _ = converted(nn.BatchNorm2d(8))
     x = X.clone()
-    with torch.set_grad_enabled(grad):
-        y, untouched = model.eval()[0](x), model[0](x)
-        expected = before.eval()(x)
-        x.add_(1)
-        with pytest.raises(RuntimeError, match="overwritten"):
-            y + 1
-        torch.testing.assert_close(F.mish(untouched), expected, rtol=1e-4, atol=1e-5)
+    with torch.set_grad_enabled(grad), pytest.raises(RuntimeError, match="overwritten"):
+        first(norm(x), x.add_(1)) + 1
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (lambda y: y.unsqueeze_(0), "not to be changed"),
-        (lambda y: y.transpose_(1, 2), "not to be changed"),
-        (lambda y: setattr(y, "data", torch.ones(4, 8, 5, 5)), "not to be changed"),
-        (lambda y: (F.mish(y, True), y.mul_(2)), "not to be changed"),
-        (torch.utils.dlpack.to_dlpack, "data pointer"),  # C++ that reads memory that is not there
-    ],
-)
-@torch.no_grad()
-def test_changes_that_nobody_would_see(change: Callable[[Tensor], Any], told: str) -> None:
-    model, _ = layers()
-    with pytest.raises(RuntimeError, match=told):
-        change(model[0](X))
+CHANGED, PASSED_BY = "not to be changed", "passes by"
+# Whether there are gradients, what is told, and a program that gets the result of a norm.
+ERRORS: list[tuple[bool, str, Callable[[Tensor], Any]]] = [
+    (False, CHANGED, lambda y: y.unsqueeze_(0)),
+    (False, CHANGED, lambda y: y.transpose_(1, 2)),
+    (False, CHANGED, lambda y: setattr(y, "data", torch.ones(IMAGES))),
+    # Mish in place, so that both share memory, but not the graph
+    (False, CHANGED, lambda y: (F.mish(y, True), y.mul_(2))),
+    (True, CHANGED, lambda y: (F.mish(y, True).mul_(2), y.sum().backward())),
+    (True, PASSED_BY, lambda y: torch.autograd.grad((F.mish(y) * y).sum(), [y])),
+    (True, PASSED_BY, lambda y: (F.mish(y), y.register_hook(print))),
+    (True, PASSED_BY, lambda y: (F.mish(y), y.retain_grad())),
+    (True, PASSED_BY, lambda y: (F.mish(y).sum().backward(inputs=[y]), y.grad)),
+    # C++ that reads memory that is not there
+    (False, "data pointer", torch.utils.dlpack.to_dlpack),
+]
 
 
-def test_writes_to_what_mish_returned() -> None:
-    """In place, so that both share memory, but not the graph."""
-    model, _ = layers(inplace=True)
-    y = model[0](X)
-    z = model[1](y)
-    z *= 2
-    with pytest.raises(RuntimeError, match="not to be changed"):
-        y.sum().backward()
-
-
-@pytest.mark.parametrize(
-    "ask",
-    [
-        lambda y, z: torch.autograd.grad((y * z).sum(), [y]),
-        lambda y, z: y.register_hook(print),
-        lambda y, z: y.retain_grad(),
-        lambda y, z: (z.sum().backward(inputs=[y]), y.grad),
-    ],
-)
-def test_gradients_that_pass_it_by(ask: Callable[[Tensor, Tensor], Any]) -> None:
-    model, _ = layers()
-    y = model[0](X)
-    z = model[1](y)
-    with pytest.raises(RuntimeError, match="passes by"):
-        ask(y, z)
+@pytest.mark.parametrize(("grad", "message", "program"), ERRORS)
+def test_errors(grad: bool, message: str, program: Callable[[Tensor], Any]) -> None:
+    (norm, _), _ = converted(nn.BatchNorm2d(8))
+    with torch.set_grad_enabled(grad), pytest.raises(RuntimeError, match=message):
+        program(norm(X))
