@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from test_norm import NORMS
 from torch import Tensor, nn
+from torch._library.utils import lookup_op
 from torch.library import opcheck
 from torch.overrides import TorchFunctionMode
 
@@ -21,36 +23,16 @@ from layouts import LAYOUTS, OVERLAPPING
 
 # --- Schemas, and results without data ---
 
-SCHEMAS = [
-    "mish(Tensor self) -> Tensor",
-    "mish_(Tensor(a!) self) -> Tensor(a!)",
-    "mish.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)",
-    "mish_backward(Tensor grad_output, Tensor self) -> Tensor",
-    "mish_double_backward(Tensor grad_grad_input, Tensor grad_output, Tensor self) -> Tensor",
-    "batch_norm_mish(Tensor input, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
-    "Tensor? weight=None, Tensor? bias=None, bool training=False, float momentum=0.1, "
-    "float eps=1e-05) -> Tensor",
-    "group_norm_mish(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, "
-    "float eps=1e-05) -> Tensor",
-]
 # By name, with the number of inputs.
 POINTWISE = {"mish": 1, "mish_": 1, "mish.out": 1, "mish_backward": 2, "mish_double_backward": 3}
 
 
-def op(name: str) -> Any:
-    packet, _, overload = name.partition(".")
-    return getattr(getattr(torch.ops.mish_cuda, packet), overload or "default")
-
-
 @needs_extension
-def test_schemas() -> None:
-    every = [str(schema) for schema in torch._C._jit_get_all_schemas()]
-    ours = [schema for schema in every if schema.startswith("mish_cuda::")]
-    assert sorted(ours) == [str(torch._C.parse_schema(f"mish_cuda::{s}")) for s in sorted(SCHEMAS)]
-    for schema in SCHEMAS:
-        name = schema.partition("(")[0]
-        tags = {torch.Tag.pt2_compliant_tag} | {torch.Tag.pointwise for _ in {name} & {*POINTWISE}}
-        assert tags <= {*op(name).tags}
+def test_tags() -> None:
+    for name in (*POINTWISE, "batch_norm_mish", "group_norm_mish"):
+        tags = lookup_op(f"mish_cuda::{name}").tags
+        assert torch.Tag.pt2_compliant_tag in tags
+        assert (torch.Tag.pointwise in tags) is (name in POINTWISE)
 
 
 @needs_extension
@@ -69,7 +51,7 @@ def test_opcheck(name: str, device: str, layout: str) -> None:
         for requires_grad in {False, everything and not writes}:
             inputs = [layouts.like(x).requires_grad_(requires_grad) for _ in range(POINTWISE[name])]
             out = {"out": layouts.like(x)} if name == "mish.out" else {}
-            opcheck(op(name), inputs, out, **checks)
+            opcheck(lookup_op(f"mish_cuda::{name}"), inputs, out, **checks)
 
 
 # --- Modes and profilers ---
@@ -111,77 +93,74 @@ def test_autocast_changes_nothing(
         assert reference.same_bits(under, without)
 
 
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("width", [torch.float32, torch.bfloat16], ids=str)
+def test_norms_keep_the_dtype_under_autocast(public: str, name: str, width: torch.dtype) -> None:
+    x = torch.randn(3, 4, 5, 20).to(width)
+    for view in (x, x.transpose(2, 3)):
+        leaves = [t.requires_grad_() for t in (view, torch.ones(4), torch.zeros(4))]
+        with torch.autocast("cpu", torch.bfloat16):
+            y = NORMS[name](mish_cuda, *leaves)
+        assert y.dtype == width
+        assert all(slope.isfinite().all() for slope in torch.autograd.grad(y.sum(), leaves))
+
+
 # --- Overrides by __torch_function__ ---
 
-PLAIN = torch.zeros(3)
-MISH, MISH_ = mish_cuda.mish, mish_cuda.mish_
-NORMS = mish_cuda.batch_norm_mish, mish_cuda.group_norm_mish
-# A call, and how it arrives where it is overridden: function, arguments, keywords.
-CALLS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
-    "mish": (lambda x: MISH(x), lambda x: (MISH, (x,), {"inplace": False, "out": None})),
-    "inplace": (lambda x: MISH(x, True), lambda x: (MISH, (x,), {"inplace": True, "out": None})),
-    "out": (lambda x: MISH(x, out=PLAIN), lambda x: (MISH, (x,), {"inplace": False, "out": PLAIN})),
-    "out alone": (lambda x: MISH(PLAIN, out=x), lambda x: (MISH, (PLAIN,), {"out": x})),
-    "mish_": (lambda x: MISH_(x), lambda x: (MISH_, (x,), {})),
-    "Mish": (lambda x: mish_cuda.Mish()(x), lambda x: MISH(x)),
-    "MishCudaFunction": (lambda x: mish_cuda.MishCudaFunction.apply(x), lambda x: MISH(x)),
-    "mish_forward": (lambda x: mish_cuda.mish_forward(x, PLAIN), lambda x: MISH(x, out=PLAIN)),
-    "batch_norm_mish": (
-        lambda x: NORMS[0](PLAIN, None, None, x, training=True, eps=1e-3),
-        lambda x: (NORMS[0], (PLAIN, None, None, x, None, True, 0.1, 1e-3), {}),
-    ),
-    "group_norm_mish": (
-        lambda x: NORMS[1](x, 3, bias=PLAIN),
-        lambda x: (NORMS[1], (x, 3, None, PLAIN, 1e-5), {}),
-    ),
+ROWS, OUT = torch.linspace(-1, 1, 20).reshape(5, 4), torch.empty(4)
+CALLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mish": mish_cuda.mish,
+    "inplace": lambda x: mish_cuda.mish(x, True),
+    "out": lambda x: mish_cuda.mish(x, out=OUT),
+    "out alone": lambda x: mish_cuda.mish(ROWS[0], out=x),
+    "mish_": mish_cuda.mish_,
+    "Mish": mish_cuda.Mish(),
+    "MishCudaFunction": mish_cuda.MishCudaFunction.apply,
+    "mish_forward": lambda x: mish_cuda.mish_forward(x, OUT),
+    "batch_norm_mish": lambda x: mish_cuda.batch_norm_mish(ROWS, None, None, x, x, True, eps=0.1),
+    "group_norm_mish": lambda x: mish_cuda.group_norm_mish(ROWS, 2, bias=x, eps=0.1),
 }
+FUNCTIONS = (mish_cuda.mish, mish_cuda.mish_, mish_cuda.batch_norm_mish, mish_cuda.group_norm_mish)
 
 
-def arrived(cls: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-    return func, args, kwargs or {}
+class Meters(Tensor):
+    pass
+
+
+def intercept(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    """Returns a function in place of its result."""
+    return func
 
 
 class Mode(TorchFunctionMode):
-    __torch_function__ = arrived
+    __torch_function__ = intercept
 
 
-class Instead:
-    """No tensor, but it says what to call in place of a function of torch's or this library's."""
-
-    __torch_function__ = classmethod(arrived)
+class Intercepting(Tensor):
+    __torch_function__ = classmethod(intercept)
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_overrides_get_the_call(public: str, name: str) -> None:
-    """As it was made, and nothing is computed; a mode also gets calls with tensors alone."""
-    call, expected = CALLS[name]
-    x = Instead()
-    assert call(x) == expected(x)
-    if name != "out alone":
-        with Mode():
-            assert call(PLAIN) == expected(PLAIN)
-
-
-def test_subclasses(public: str, device: str) -> None:
-    """Kept by results and gradients; parameters and buffers are subclasses in name only."""
-
-    class Meters(Tensor):
-        pass
-
-    values = torch.randn(5, device=device)
-    for x, kind in (
-        (values.as_subclass(Meters), Meters),
-        (nn.Parameter(values), Tensor),
-        (nn.Buffer(values), Tensor),
-    ):
-        y = mish_cuda.mish(x.requires_grad_())
+def test_overrides(public: str, name: str) -> None:
+    """By a subclass of any operand, which the result keeps, and by a mode."""
+    results = []
+    for kind in (Meters, Tensor):
+        x = torch.linspace(-2, 2, 4).as_subclass(kind)
+        y = CALLS[name](x)
         assert type(y) is kind
-        assert reference.same_bits(y.as_subclass(Tensor), mish_cuda.mish(values))
-        y.sum().backward()
-        expected = reference.mish(values, 1).float()
-        torch.testing.assert_close(x.grad.as_subclass(Tensor), expected)
+        results.append((y.as_subclass(Tensor), y.data_ptr() in (x.data_ptr(), OUT.data_ptr())))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+    assert CALLS[name](x.as_subclass(Intercepting)) in FUNCTIONS
+    with Mode():
+        assert CALLS[name](x) in FUNCTIONS
+
+
+def test_nothing_overrides(public: str) -> None:
+    """Parameters, buffers and, where overrides are off, subclasses."""
+    x = torch.linspace(-2, 2, 4)
+    assert type(mish_cuda.mish(nn.Parameter(x))) is type(mish_cuda.mish(nn.Buffer(x))) is Tensor
     with torch._C.DisableTorchFunctionSubclass():
-        assert type(mish_cuda.mish(values.as_subclass(Meters))) is Tensor
+        assert type(mish_cuda.mish(x.as_subclass(Meters))) is Tensor
 
 
 # --- What PyTorch's own test suite asks of F.mish ---
