@@ -90,12 +90,8 @@ def whole_number(text: str) -> int:
     return int(_at_least(1, int(text)))
 
 
-def rate(text: str) -> float:
-    """An argument above 0."""
-    return _at_least(math.ulp(0), float(text))
-
-
-def seconds(text: str) -> float:
+def number(text: str) -> float:
+    """An argument from 0 on."""
     return _at_least(0, float(text))
 
 

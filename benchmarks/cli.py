@@ -85,9 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as refused:
         return _refuse(prog, str(refused))
     except OSError as error:
-        if error.filename is None:  # a full disk
-            raise
-        return _refuse(prog, f"{error.filename} cannot be written or read: {error.strerror}")
+        what = error.filename or "the output"  # whose disk is full
+        return _refuse(prog, f"{what} cannot be written or read: {error.strerror or error}")
     except KeyboardInterrupt:
         print("Interrupted: what was measured is kept.", file=sys.stderr)
         return INTERRUPTED

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +14,8 @@ import torch
 import mish_cuda
 from mish_cuda.diagnostics import cpu_model
 
-# Facts that every row of a file carries; empty where one does not apply. `clock` is that of the
-# CPU, or of a GPU and its memory, when the run began.
+# Facts that every row of a file carries; empty where one does not apply. `clock` is that of a GPU
+# and its memory when the run began.
 NAMES = (
     *("device", "cpu_model", "cpu_capability", "backend", "mish_cuda", "commit"),
     *("torch", "cuda", "driver", "python", "date", "command", "clock"),
@@ -26,7 +25,7 @@ NAMES = (
 def collect(device: str, command: str) -> dict[str, str]:
     """The facts of this machine and of the packages in use."""
     on_cuda = torch.device(device).type == "cuda"
-    driver, clock = _driver_and_clocks(device) if on_cuda else ("", _cpu_clock())
+    driver, clock = _driver_and_clocks(device) if on_cuda else ("", "")
     return without_kernels(
         torch.cuda.get_device_name(device) if on_cuda else cpu_model(),
         command,
@@ -72,14 +71,6 @@ def _commit() -> str:
     if not (Path(__file__).parents[1] / ".git").exists():
         return ""
     return _output_of("git", "describe", "--always", "--dirty")
-
-
-def _cpu_clock() -> str:
-    """The clock of the fastest core now; empty if this is not Linux, or not x86."""
-    known = Path("/proc/cpuinfo")
-    text = known.read_text(encoding="utf-8") if known.exists() else ""
-    clocks = re.findall(r"^cpu MHz\s*: (.*)", text, re.M)
-    return f"{max(map(float, clocks)):.0f} MHz" if clocks else ""
 
 
 def _driver_and_clocks(device: str) -> tuple[str, str]:

@@ -34,7 +34,7 @@ may be given. All write into one folder, which is packed into FOLDER.tar.gz afte
 each step. Nothing is fetched: neither network nor git is needed.
 
   build      the extension, for the GPUs that are here
-  smoke      every kernel once, beside the CPU's bits and the bounds: seconds
+  smoke      every kernel once, beside the CPU's bits: seconds
   speed      mish_cuda beside its rivals: tables, a CSV file and a page with plots
   variants   the CUDA kernels with other tiles: the fastest on this GPU
   tests      all tests that run on CUDA, the slow ones too

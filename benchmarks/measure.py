@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,8 @@ Prepared = tuple[Callable[[], Any], Callable[[], Sampler]]
 Prepare = Callable[[Sequence[Case], str], Callable[[Case], Prepared]]
 
 
-@dataclass
-class Measured:
-    """Rows of a file of results, and why other cases failed."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    failures: dict[Case, str] = field(default_factory=dict)
-
-    def fail(self, case: Case, error: Exception) -> None:
-        self.failures[case] = describe(error)
+# Rows of a file of results, and why other cases failed.
+Measured = tuple[list[dict[str, Any]], dict[Case, str]]
 
 
 def out_of_memory(reason: str) -> bool:
@@ -49,8 +42,11 @@ def measure(
     if prepare is None:
         # A graph would leave out what a launch costs.
         prepare = by_clock if device == "cpu" or group.suite == "launch" else by_graphs
-    found = Measured()
-    samplers, peaks = {}, {}
+    samplers, peaks, failures = {}, {}, {}
+
+    def fail(case: Case, error: Exception) -> None:
+        failures[case] = describe(error)
+
     prepared: Callable[[Case], Prepared] | None = None
     for case in group.cases:
         try:
@@ -63,11 +59,13 @@ def measure(
                     peaks[case] = memory.peak(call, device)
             samplers[case] = start()
         except Exception as error:
-            found.fail(case, error)
-    for case, taken in take_turns(samplers, seconds, group.min_rounds, found.fail).items():
-        measured = {**quantiles(taken), "peak_bytes": peaks.get(case, "")}
-        found.rows.append({"suite": group.suite, **case.row(), **measured})
-    return found
+            fail(case, error)
+    times = take_turns(samplers, seconds, group.min_rounds, fail)
+    rows = [
+        {"suite": group.suite, **c.row(), **quantiles(t), "peak_bytes": peaks.get(c, "")}
+        for c, t in times.items()
+    ]
+    return rows, failures
 
 
 def by_clock(cases: Sequence[Case], device: str) -> Callable[[Case], Prepared]:
@@ -131,10 +129,10 @@ def record(
                     continue
                 given_up = {_kind(case) for case, why in failures if not out_of_memory(why)}
                 cases = tuple(case for case in group.cases if _kind(case) not in given_up)
-                measured = measure(replace(group, cases=cases)) if cases else Measured()
-                write(measured.rows)
-                count += len(measured.rows)
-                failures += measured.failures.items()
+                rows, failed = measure(replace(group, cases=cases)) if cases else ([], {})
+                write(rows)
+                count += len(rows)
+                failures += failed.items()
                 bar.advance(task)
     except KeyboardInterrupt:
         console.print("Interrupted: what was measured is kept.")

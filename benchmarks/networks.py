@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mish_cuda
-from benchmarks import architectures, memory
+from benchmarks import architectures
 from benchmarks.architectures import Activation
-from benchmarks.arguments import add_csv, add_device, add_names, add_number, seconds
+from benchmarks.arguments import add_csv, add_device, add_names, add_number, number
 from benchmarks.cases import Case, Group
 from benchmarks.measure import Prepared, measure, record
 from benchmarks.speeds import NONE
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bf16: weights in fp32 under torch.autocast (default: %(default)s)",
     )
     add_number(parser, "--threads", default=torch.get_num_threads(), help="CPU threads")
-    add_number(parser, "--seconds", kind=seconds, default=16, help="for each network and direction")
+    add_number(parser, "--seconds", kind=number, default=16, help="for each network and direction")
 
 
 def prepared(case: Case, device: str) -> Prepared:
@@ -104,36 +104,20 @@ def prepared(case: Case, device: str) -> Prepared:
     return call, partial(sampler, timed)
 
 
-def needed_memory(case: Case) -> int:
-    """Bytes of what all layers give, in float32: about what they keep for backward."""
-    outputs = []
-    with torch.device("meta"):
-        network = NETWORKS[case.network].build(ACTIVATIONS[NONE])
-        for layer in network.modules():
-            if not any(layer.children()):
-                layer.register_forward_hook(lambda layer, x, y: outputs.append(y.nbytes))
-        network(torch.empty(case.shape))
-    return sum(outputs)
-
-
 def run(args: argparse.Namespace) -> int:
-    def prepare(cases: Sequence[Case], device: str) -> Callable[[Case], Prepared]:
-        return partial(prepared, device=device)
-
     groups = []
     for name in dict.fromkeys(args.networks or NETWORKS):
         batch, *rest = NETWORKS[name].cpu if args.device == "cpu" else NETWORKS[name].gpu
         case = Case(NONE, "", args.dtype, (args.batch or batch, *rest), "x", args.threads, name)
-        what = f"{name} with a batch of {case.shape[0]}"
-        memory.require(args.device, what, needed_memory(case), "--batch")
         activations = dict.fromkeys(args.activations or ACTIVATIONS)
         for direction in DIRECTIONS:
             cases = (replace(case, provider=a, direction=direction) for a in activations)
             groups.append(Group("networks", tuple(cases)))
 
+    prepare = partial(prepared, device=args.device)
     return record(
         groups,
-        lambda group: measure(group, args.device, args.seconds, prepare=prepare),
+        lambda group: measure(group, args.device, args.seconds, prepare=lambda *_: prepare),
         args.device,
         args.command,
         args.csv,

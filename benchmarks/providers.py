@@ -116,9 +116,6 @@ def statement(case: Case, inputs: Inputs) -> Statement:
         names["leaves"] = [inputs.leaf, *parameters]
     elif provider == "mish_cuda" and backward and mish_cuda.backend(x) != "eager":
         names["f"] = torch.ops.mish_cuda.mish_backward  # without a Python function around it
-    elif provider == "naive" and backward and not x.is_cuda:
-        # On CUDA autograd would run on the stream of its forward, not the one a graph captures.
-        text, names["y"] = "grad(y, leaf, g, retain_graph=True)", naive(inputs.leaf)
     elif provider == "triton":
         from benchmarks import triton_mish  # needs Triton
 

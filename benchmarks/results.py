@@ -61,7 +61,10 @@ def read(paths: Sequence[Path], kind: str | None = None) -> list[Results]:
         Refused: it is damaged, holds no rows, or not those of `kind`.
     """
     paths = list({path.absolute(): path for path in paths}.values())
-    return [_read(path, name, kind) for path, name in zip(paths, _names(paths), strict=True)]
+    # As many folders as it takes to tell the names apart.
+    parts = [path.absolute().with_suffix("").parts[1:] for path in paths]
+    depth = next((d for d in range(1, 99) if len({p[-d:] for p in parts}) == len(parts)), 99)
+    return [_read(path, "-".join(p[-depth:]), kind) for path, p in zip(paths, parts, strict=True)]
 
 
 @contextmanager
@@ -129,11 +132,3 @@ def _read(path: Path, name: str, kind: str | None) -> Results:
     if rows.empty:
         raise Refused(f"{path} holds no rows: nothing was measured")
     return Results(path, name, found, rows[list(environment.NAMES)].iloc[0].to_dict(), rows)
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """The names of the files, with as many of their folders as it takes to tell them apart."""
-    parts = [path.absolute().with_suffix("").parts[1:] for path in paths]
-    depths = range(1, max(map(len, parts)) + 1)
-    names = [["-".join(part[-depth:]) for part in parts] for depth in depths]
-    return next((found for found in names if len(set(found)) == len(found)), names[-1])

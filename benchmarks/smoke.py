@@ -1,9 +1,8 @@
-"""``smoke``: every kernel on a GPU once, in seconds, beside the CPU's bits and the bounds."""
+"""``smoke``: every kernel on a GPU once, in seconds, beside the CPU's bits."""
 
 from __future__ import annotations
 
 import argparse
-import platform
 from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
@@ -16,12 +15,12 @@ from benchmarks.accuracy import norms
 from benchmarks.arguments import FAILED, Refused, add_device
 from mish_cuda import selfcheck
 from mish_cuda._bounds import DTYPES
-from mish_cuda._extension import C
 
 DESCRIPTION = """\
-Runs every kernel on a few sizes and layouts. fp32 and fp64 must give the bits of the
-CPU's kernels, all dtypes must keep the bounds of mish_cuda/bounds.csv, and the norms
-must be those of the CPU. Exit status 1: one does not; all others are still tried.
+Runs every kernel on a few sizes and layouts. All must give the same bits, in fp32 and
+fp64 those of the CPU's kernels, and the norms must be those of the CPU. Exit status
+1: one does not; all others are still tried. `python -m mish_cuda` holds the results
+to their bounds.
 """
 
 # Within a pack, around the small and the large tile of 16-bit and wider types, and several blocks.
@@ -43,11 +42,9 @@ def run(args: argparse.Namespace) -> int:
     backend = mish_cuda.backend(torch.empty(0, device=args.device))
     if backend == "eager":
         raise Refused(f"expected kernels for {args.device}, but torch calls are what runs there")
-    if platform.machine() == "x86_64" and C is not None and C.cpu_isa() == "baseline":
-        raise Refused("expected a CPU with AVX2: kernels for others round products before they add")
     wrong = 0
     for name, dtype in DTYPES.items():
-        checks = (bounds, layouts, norms_with_mish)
+        checks = (layouts, norms_with_mish)
         problems = [problem for check in checks for problem in check(args.device, dtype)]
         wrong += len(problems)
         for problem in problems[:10]:  # a broken kernel is wrong in every size and layout
@@ -56,16 +53,9 @@ def run(args: argparse.Namespace) -> int:
     return FAILED if wrong else 0
 
 
-def bounds(device: str, dtype: torch.dtype) -> Iterator[str]:
-    """Where results are outside the bounds, for one size and many numbers."""
-    for variant, worst in selfcheck.check(device, dtype).items():
-        if not worst.share <= 1:
-            yield f"{variant}: {worst}"
-
-
 def layouts(device: str, dtype: torch.dtype) -> Iterator[str]:
     """Where an op has other bits in some size and layout than for all numbers at once, and where
-    those are not the CPU's in 32 and 64 bits; in 16 bits `bounds` looks at them."""
+    those are not the CPU's in 32 and 64 bits."""
     ops: Any = torch.ops.mish_cuda
     numbers = selfcheck.inputs(dtype)
     generator = torch.Generator().manual_seed(0)

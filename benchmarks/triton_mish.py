@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -37,15 +40,12 @@ def _backward(g_pointer, x_pointer, out_pointer, count, BLOCK: tl.constexpr):  #
     tl.store(out_pointer + place, result.to(out_pointer.dtype.element_ty), mask=place < count)
 
 
-def forward(x: Tensor) -> Tensor:
-    """Mish of a dense tensor, computed in float32, float64 in its own type."""
-    out = torch.empty_like(x)
-    _forward[(triton.cdiv(x.numel(), BLOCK),)](x, out, x.numel(), BLOCK)
+def _launch(kernel: Any, *operands: Tensor) -> Tensor:
+    """Of dense tensors, computed in float32, float64 in its own type."""
+    out = torch.empty_like(operands[0])
+    kernel[(triton.cdiv(out.numel(), BLOCK),)](*operands, out, out.numel(), BLOCK)
     return out
 
 
-def backward(grad_output: Tensor, x: Tensor) -> Tensor:
-    """grad_output f'(x) of dense tensors, computed in float32, float64 in its own type."""
-    out = torch.empty_like(x)
-    _backward[(triton.cdiv(x.numel(), BLOCK),)](grad_output, x, out, x.numel(), BLOCK)
-    return out
+forward = partial(_launch, _forward)  # of x
+backward = partial(_launch, _backward)  # of the incoming gradient and x

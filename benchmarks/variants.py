@@ -18,7 +18,7 @@ from torch import Tensor
 
 import build_config
 from benchmarks import timing
-from benchmarks.arguments import Refused, add_csv, add_number
+from benchmarks.arguments import Refused, add_csv, add_number, number
 from benchmarks.cases import CHOSEN, Case, Group
 from benchmarks.measure import Prepared, measure, record
 from benchmarks.sass.kernels import find_toolkit, run_nvcc
@@ -56,7 +56,7 @@ def variants(capability: tuple[int, int], threads_of_processor: int) -> dict[str
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_csv(parser, "mish_variants.csv")
-    add_number(parser, "--minutes", help="stop after so many minutes", kind=float, default=8)
+    add_number(parser, "--minutes", help="stop after so many minutes", kind=number, default=8)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,19 +50,6 @@ def native(device: str, *operands: Tensor) -> Tensor:
             graph = len(gradients) > 1
             (result,) = torch.autograd.grad(result, x, gradients.pop(), create_graph=graph)
     return result.detach().cpu()
-
-
-def strided(run: Run, *operands: Tensor) -> Tensor:
-    """`run` of elements apart."""
-    return run(*(operand.repeat_interleave(3)[::3] for operand in operands))
-
-
-def tails(run: Run, *operands: Tensor) -> Tensor:
-    """`run` of one to seven at a time, fewer than a vector of any of these formats holds."""
-    ends = itertools.accumulate(itertools.cycle(range(1, 8)))
-    cuts = list(itertools.takewhile(lambda end: end < len(operands[0]), ends))
-    pieces = zip(*(operand.tensor_split(cuts) for operand in operands), strict=True)
-    return torch.cat([run(*piece) for piece in pieces])
 
 
 def products(run: Run, *operands: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ PIECE = 2**20  # numbers in one job
 ALL = 2**32
 LIMIT_FP64 = 2**17
 LIMIT_NATIVE = 2**20  # for F.mish in fp32: its second derivative is slow
-LAYOUT_NUMBERS = 500  # of each interval, for the kernels on strided elements and short tensors
+SAME_NUMBERS = 500  # of each interval, for bits that have to be the same
 DEFINITION_NUMBERS = 2000  # beside the worst, for the reference
 OPS = ("f", "g f'", "h g f''")
 
@@ -87,15 +87,13 @@ def prove(
         rows += sweep(backend, number_format, alike, spans, limit or most, progress, run)
     rows += against_definition(backend, number_format, spans, rows)
     is_short = number_format.dtype.itemsize == 2
-    count = ALL if is_short else LAYOUT_NUMBERS
+    count = ALL if is_short else SAME_NUMBERS
     x = sample(number_format, spans, min(count, limit or count))
     same = partial(agreement, number_format, x)
     for name, one in judged.items():
         if not is_short:  # of 16 bits, which are computed in float, the sweep tries products
             own = partial(implementations.products, one)
             rows += same(name, one, "its own derivatives", own, OPS[1:])
-        for layout in (implementations.strided, implementations.tails):
-            rows += same(f"{name}, {layout.__name__}", partial(layout, one), name, one)
     if not on_cuda:
         rows += same("mish_cuda", installed, name, one)  # the widest, which is installed
     return rows

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout  # a dependency of torch
 from rich.console import Console
 
 from benchmarks import environment, plots, results, views
-from benchmarks.arguments import Refused, add_device, add_names, add_number, add_path, rate
+from benchmarks.arguments import Refused, add_device, add_names, add_number, add_path, number
 from benchmarks.display import progress_bar
 from benchmarks.paper import data, study, tables  # noqa: F401  # a missing scipy is told at once
 from benchmarks.paper import plots as pictures
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_number(parser, "--epochs", help="passes over the training images")
     add_number(parser, "--width", help="channels of the network's first stage")
     add_number(parser, "--batch-size", help="images in a batch")
-    add_number(parser, "--learning-rate", help="of Adam", kind=rate)
+    add_number(parser, "--learning-rate", help="of Adam", kind=number)
     add_number(parser, "--threads", default=1, help="of the CPU")
     add_device(parser)
     add_path(parser, "--output", "mish_paper", "folder to write to", "FOLDER")

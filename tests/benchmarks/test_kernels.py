@@ -82,10 +82,6 @@ def test_errors_count_in_units_of_the_true_value(
     np.testing.assert_equal(found["absolute_at"], x[int(found["absolute"] > 0)])
 
 
-def in_layout(name: str) -> list[str]:
-    return [f"{op} finite, {name}" for op in proof.OPS]
-
-
 @needs_extension
 @pytest.mark.parametrize(
     ("number_format", "fault", "broken"),
@@ -98,15 +94,12 @@ def in_layout(name: str) -> list[str]:
         ),
         # The sign of zero is lost.
         (FP16, lambda y, *x: y if x[1:] else y + 0, ("f finite", "f inf, NaN")),
-        # Of elements apart, and of seven at a time.
-        (FP16, lambda y, *x: -y if x[-1].stride(0) > 1 else y, in_layout("strided")),
-        (FP16, lambda y, *x: -y if len(y) == 7 else y, in_layout("tails")),
     ],
 )
 def test_the_proof_finds_faults_alone(
     number_format: Format, fault: Callable[..., Tensor], broken: Iterable[str], monkeypatch: Patch
 ) -> None:
-    """In every function and layout, on few numbers of each interval."""
+    """In every function, on few numbers of each interval."""
 
     def run(*operands: Tensor) -> Tensor:
         return fault(implementations.registered("cpu", *operands), *operands)
@@ -121,7 +114,7 @@ def test_the_proof_finds_faults_alone(
     for function in FUNCTIONS:
         for bound in required("cpu", number_format.name, function):
             assert f"{function}{between}{tables.region(bound)}, mine" in subjects
-    assert all(what in subjects for what in ("h g f''", "mine, strided", "mine, tails"))
+    assert "h g f''" in subjects
     assert NATIVE not in subjects  # nothing is required of F.mish
 
 

@@ -23,7 +23,6 @@ from benchmarks import cases, measure, providers, run, timing
 from benchmarks.arguments import INTERRUPTED
 from benchmarks.cases import KERNEL_DIRECTIONS, KERNEL_PROVIDERS, Case, Group
 from benchmarks.claims import CLAIMS, rival_of
-from benchmarks.measure import Measured
 from benchmarks.providers import Inputs, call, make_inputs
 
 FORWARD = ("--directions", "forward", "--dtypes", "fp32", "--sizes")
@@ -106,7 +105,7 @@ def test_a_provider_that_fails_is_named_and_the_others_go_on(
 
 
 def test_after_so_many_minutes_no_group_is_begun(path: Path, monkeypatch: Patch) -> None:
-    rows = Measured([row("relu", 1e-6)])
+    rows = ([row("relu", 1e-6)], {})
     monkeypatch.setattr(run, "measure", MagicMock(return_value=rows))
     monkeypatch.setattr(measure.time, "monotonic", MagicMock(side_effect=[0, 59, 61, 61]))
     output = printed(*command(path, *FORWARD, "7", "8", "9", "--minutes", "1"))
@@ -116,7 +115,7 @@ def test_after_so_many_minutes_no_group_is_begun(path: Path, monkeypatch: Patch)
 
 def test_ctrl_c_keeps_what_was_measured(path: Path, monkeypatch: Patch) -> None:
     """And before the first row an older file."""
-    rows = [Measured([row(name, 1e-6)]) for name in ("mish_cuda", "relu")]
+    rows = [([row(name, 1e-6)], {}) for name in ("mish_cuda", "relu")]
     outcomes = [*rows, KeyboardInterrupt, KeyboardInterrupt]
     monkeypatch.setattr(run, "measure", MagicMock(side_effect=outcomes))
     assert "Interrupted" in printed(*command(path), status=INTERRUPTED)
@@ -193,13 +192,13 @@ def test_cases_are_captured_and_sampled(direction: str, monkeypatch: Patch) -> N
     monkeypatch.setitem(sys.modules, "triton", None)
     names = [name for name in cases.GPU_PROVIDERS if name != "compiled F.mish"]  # takes a compiler
     group = Group("gpu", tuple(Case(name, direction, "bf16", (2**12,)) for name in names), 7)
-    found = measure.measure(group, "cpu", 0, prepare=measure.by_graphs)
-    ((case, reason),) = found.failures.items()
+    found, failures = measure.measure(group, "cpu", 0, prepare=measure.by_graphs)
+    ((case, reason),) = failures.items()
     assert (case.provider, reason.partition(":")[0]) == ("triton", "ModuleNotFoundError")
     # Two replays of so many calls take that millisecond.
     calls = timing.calls_per_graph(case.bytes, timing.buffer_sets(case.bytes, 2**20))
     time = f"{1e-3 / (2 * calls):.4e}"
-    rows = [(row["provider"], row["rounds"], row["median_s"]) for row in found.rows]
+    rows = [(row["provider"], row["rounds"], row["median_s"]) for row in found]
     assert rows == [(name, 7, time) for name in names if name != "triton"]
 
 
@@ -208,7 +207,7 @@ def test_only_a_graph_leaves_out_the_cost_of_a_call(monkeypatch: Patch) -> None:
         monkeypatch.setattr(measure, name, MagicMock(side_effect=RuntimeError(name)))
     case = Case("relu", "forward", "fp32", (1,))
     for suite, expected in (("launch", "by_clock"), ("gpu", "by_graphs")):
-        failures = measure.measure(Group(suite, (case,)), "cuda:0", 0).failures
+        _, failures = measure.measure(Group(suite, (case,)), "cuda:0", 0)
         assert failures == {case: f"RuntimeError: {expected}"}
 
 
