@@ -170,6 +170,20 @@ def test_sparse_gradients(
         torch.testing.assert_close(result.to_dense(), expected)
 
 
+@pytest.mark.parametrize("sparse", [True, False])
+def test_second_derivative_through_rows(impl: Implementation, device: str, sparse: bool) -> None:
+    """Where the sparse gradient depends on x itself."""
+    x = layouts.normal((5, 3), torch.float64, device).requires_grad_()
+    rows = torch.tensor([1, 2, 2, 4], device=device)
+    results = []
+    for mish, is_sparse in ((impl.mish, sparse), (F.mish, False)):
+        chosen = F.embedding(rows, mish(x), sparse=is_sparse)
+        (first,) = grad(chosen.square().sum(), x, create_graph=True)
+        (second,) = grad((first.to_dense() if first.is_sparse else first).sum(), x)
+        results.append(second.to_dense() if second.is_sparse else second)
+    torch.testing.assert_close(*results)
+
+
 # --- Jagged ---
 
 

@@ -69,12 +69,11 @@ def test_fuses(device: str, name: str) -> None:
     assert ours == 2 or name != "arithmetic"  # one forward, one backward
 
 
-# In ULP, of value and slope. Torch's own exp is in them.
+# In ULP, of value and slope. Torch's own exp is in them. 16 bits are rounded once.
 BOUNDS = {torch.float32: (6, 8), torch.float64: (6, 8)}
 
 
-def test_errors(compiled_mish: Function, device: str, dtype: torch.dtype) -> None:
-    """Results of 16 bits are rounded once."""
+def test_error_bounds(compiled_mish: Function, device: str, dtype: torch.dtype) -> None:
     limits = torch.tensor([-torch.inf, torch.inf, torch.nan, -0.0, 0.0])
     x = torch.cat([limits, torch.linspace(-87.3, 25, 20_001)]).to(device, dtype)
     y, slope = compiled_mish(x), gradient(compiled_mish, x)
@@ -82,11 +81,11 @@ def test_errors(compiled_mish: Function, device: str, dtype: torch.dtype) -> Non
     assert device == "cuda" or slope[1] == 1  # CUDA's division may be 1 ULP off
     for order, result in enumerate((y, slope)):
         ulps, absolute = reference.error(result, reference.expected(x, order))
-        if order == 1:  # where f' changes its sign no ULP bound can hold
+        if order == 1 and dtype in BOUNDS:  # where f' changes its sign no ULP bound can hold
             near_zero = ((x > -3) & (x < 0)).cpu()
             assert absolute[near_zero].max() <= 2 * torch.finfo(dtype).eps
             ulps = ulps[~near_zero]
-        assert ulps.max() <= BOUNDS.get(dtype, (1, 1))[order]
+        assert ulps.max() <= BOUNDS.get(dtype, (0.51, 0.51))[order]
 
 
 @pytest.mark.parametrize("dynamic", [True, None], ids=["all dimensions", "a marked one"])
@@ -121,6 +120,22 @@ def test_inductor(public: str, device: str, function: Function) -> None:
     for _ in range(3):  # with CUDA graphs: warm-up, capture, replay
         torch.testing.assert_close(compiled(x), function(x), **digits)
         torch.testing.assert_close(gradient(compiled, x), gradient(function, x), **digits)
+
+
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_jagged_input(public: str, device: str, backend: str) -> None:
+    offsets = torch.tensor([0, 2, 6], device=device)
+    values = torch.randn(6, 3, device=device)
+    x = torch.nested.nested_tensor_from_jagged(values, offsets).requires_grad_()
+    results = []
+    for function in (
+        torch.compile(mish_cuda.mish, fullgraph=True, backend=backend),
+        mish_cuda.mish,
+    ):
+        y = function(x)
+        (slope,) = torch.autograd.grad(y.values().sum(), x)
+        results.append((y.values(), slope.values()))
+    torch.testing.assert_close(*results)
 
 
 SECOND_PROCESS = """

@@ -27,9 +27,27 @@ from layouts import LAYOUTS, OVERLAPPING
 POINTWISE = {"mish": 1, "mish_": 1, "mish.out": 1, "mish_backward": 2, "mish_double_backward": 3}
 
 
+SCHEMAS = [
+    "mish(Tensor self) -> Tensor",
+    "mish_(Tensor(a!) self) -> Tensor(a!)",
+    "mish.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)",
+    "mish_backward(Tensor grad_output, Tensor self) -> Tensor",
+    "mish_double_backward(Tensor grad_grad_input, Tensor grad_output, Tensor self) -> Tensor",
+    "batch_norm_mish(Tensor input, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
+    "Tensor? weight=None, Tensor? bias=None, bool training=False, float momentum=0.1, "
+    "float eps=1e-05) -> Tensor",
+    "group_norm_mish(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, "
+    "float eps=1e-05) -> Tensor",
+]
+
+
 @needs_extension
-def test_tags() -> None:
-    for name in (*POINTWISE, "batch_norm_mish", "group_norm_mish"):
+def test_schemas_and_tags() -> None:
+    """Saved programs and callers by keyword hang on the names and defaults."""
+    every = [str(schema) for schema in torch._C._jit_get_all_schemas()]
+    ours = [schema for schema in every if schema.startswith("mish_cuda::")]
+    assert sorted(ours) == [str(torch._C.parse_schema(f"mish_cuda::{s}")) for s in sorted(SCHEMAS)]
+    for name in (schema.partition("(")[0] for schema in SCHEMAS):
         tags = lookup_op(f"mish_cuda::{name}").tags
         assert torch.Tag.pt2_compliant_tag in tags
         assert (torch.Tag.pointwise in tags) is (name in POINTWISE)
@@ -161,6 +179,13 @@ def test_nothing_overrides(public: str) -> None:
     assert type(mish_cuda.mish(nn.Parameter(x))) is type(mish_cuda.mish(nn.Buffer(x))) is Tensor
     with torch._C.DisableTorchFunctionSubclass():
         assert type(mish_cuda.mish(x.as_subclass(Meters))) is Tensor
+
+
+def test_gradient_of_a_subclass(public: str) -> None:
+    x = torch.linspace(-2, 2, 4).as_subclass(Meters).requires_grad_()
+    mish_cuda.mish(x).sum().backward()
+    plain, slope = x.detach().as_subclass(Tensor), x.grad.as_subclass(Tensor)
+    torch.testing.assert_close(slope, reference.mish(plain, 1).float())
 
 
 # --- What PyTorch's own test suite asks of F.mish ---

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -179,7 +180,14 @@ def check_all() -> None:
 )
 def test_gradients_are_those_of_one_process(device: str, count: int, tmp_path: Path) -> None:
     arguments = (count, device, str(tmp_path / "store"), check_all)
-    torch.multiprocessing.spawn(process, arguments, nprocs=count)  # raises what one of them raises
+    running = torch.multiprocessing.spawn(process, arguments, nprocs=count, join=False)
+    end = time.monotonic() + 180
+    try:
+        while not running.join(timeout=5):  # raises what one of them raises
+            assert time.monotonic() < end, "the processes hang"
+    finally:
+        for one in running.processes:
+            one.kill()
 
 
 # --- Sharding rules are registered when an op first meets a DTensor, wherever that is ---

@@ -146,7 +146,7 @@ def test_gradient_unlike_the_input(
             impl.apply(*operands)
 
 
-# --- Calls of a leaf ---
+# --- Refused writes and tensors that cannot be saved ---
 
 
 def out_with_a_tangent(m: Implementation, x: Tensor) -> None:

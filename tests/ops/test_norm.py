@@ -194,6 +194,7 @@ def test_layers_are_their_parents_with_mish(
     for copied in (copy.deepcopy(a), torch.load(file, weights_only=True)):
         assert type(copied) is type(a)
         assert torch.equal(copied(x), a(x))
+    assert torch.equal(torch.fx.symbolic_trace(nn.Sequential(a))(x), a(x))
 
 
 def told(call: Callable[..., Tensor], *args: Any) -> str:

@@ -312,6 +312,7 @@ USES: dict[str, Callable[[Norm, Tensor, Tensor, Tensor], Any]] = {
 @EVERY_NORM
 @pytest.mark.parametrize("use", USES)
 def test_uses(norm: str, use: str, device: str) -> None:
+    torch._dynamo.reset()
     not_in_2_9 = ("compiled for any size", "backward by the compiler")
     if norm == "two groups" and use in not_in_2_9 and torch.__version__.startswith("2.9."):
         pytest.skip("torch 2.9 fails for its own group_norm here")

@@ -237,6 +237,7 @@ def test_names_flags_and_attributes_stay() -> None:
     model.act.f = -1  # as YOLO's parsers note where a layer's input comes from
     convert(model)
     assert repr(model) == repr(original)
+    assert len([*model.modules()]) == len([*original.modules()])  # what is shared stays so
     assert (model.act.training, model.named.act.training, model.act.f) == (False, True, -1)
     model.named.act.eval()
     model.act.f = 3

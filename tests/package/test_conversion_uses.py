@@ -45,6 +45,33 @@ def merged(model: Any) -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
+def merged_as_by_yolo(model: Any) -> nn.Module:
+    """Which takes the norm away, and gives the instance another forward."""
+    model.eval()
+    for block in (model[0], model[2]):
+        block.conv = fuse_conv_bn_eval(block.conv, block.bn)
+        del block.bn
+        block.forward = lambda x, block=block: block.act(block.conv(x))
+    return model  # type: ignore[no-any-return]
+
+
+class Wrapper(nn.Module):
+    """Hands on the attributes of a module, as wrappers of FSDP do."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.module, name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x) * 2  # type: ignore[no-any-return]
+
+
 def in_threads(model: Any, x: Tensor) -> Tensor:
     with ThreadPoolExecutor(4) as pool:
         return torch.cat([*pool.map(lambda _: model(x * 1), range(20))])
@@ -83,6 +110,8 @@ CHANGES: dict[str, Use] = {
     "hook of a Mish": lambda m: m[0].act.register_forward_hook(net.scaled) and m,
     "copied norm": lambda m: m.set_submodule("1.0", copy.copy(m[1][0])) or m,
     "conv and norm merged": merged,
+    "merged as by YOLO": merged_as_by_yolo,
+    "attributes handed on": lambda m: m.set_submodule("0.bn", Wrapper(m[0].bn)) or m,
     "SyncBatchNorm": synchronised,
     "another norm": lambda m: m.set_submodule("0.bn", nn.Identity()) or m,
     "another activation": lambda m: m.set_submodule("1.1", nn.Tanh()) or m,
@@ -224,7 +253,7 @@ def note(module: Any, *_: Any) -> None:
 
 @pytest.mark.parametrize("copied", net.COPIES)
 def test_hooks_of_copies(copied: Callable[[Any], Any]) -> None:
-    """They are given the layer that is there."""
+    """Those of load_state_dict are given the layer that is there."""
     model = nn.Sequential(nn.Mish())
     model[0].register_load_state_dict_pre_hook(note)
     convert(model)
@@ -287,6 +316,14 @@ def test_dispatched_by_accelerate(make: type[nn.Module], hook: Hook) -> None:
     revert(model)  # what was taken away since stays away
     assert not {"_hf_hook", "_old_forward", "forward"} & vars(model.act).keys()
     net.check(model, original, x)
+    for to in (None, nn.Mish):  # and what came since stays
+        hook.clear()
+        late = nn.Sequential(make())
+        convert(late)
+        add_hook_to_module(late[0], hook)
+        revert(late, to=to)
+        late(torch.ones(3))
+        assert hook == [late[0]]
 
 
 def test_graphs_dispatched_by_accelerate_are_left_alone(hook: Hook) -> None:
