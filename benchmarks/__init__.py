@@ -1,1 +1,0 @@
-"""Everything that measures mish_cuda: ``python -m benchmarks --help``."""

@@ -79,7 +79,8 @@ def device(text: str) -> str:
 
     name = f"cuda:{text}" if text.isdecimal() else text
     try:
-        torch.empty(0, device=name)
+        known = name == "cpu" or torch.empty(0, device=name).is_cuda
+        assert known, f"expected cpu, cuda, cuda:N or N, got {text}"
     except (AssertionError, RuntimeError) as error:
         raise argparse.ArgumentTypeError(str(error).partition("\n")[0]) from None
     return name

@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(prog, str(refused))
     except OSError as error:
         what = error.filename or "the output"  # whose disk is full
-        return _refuse(prog, f"{what} cannot be written or read: {error.strerror or error}")
+        return _refuse(prog, f"{what}: {error.strerror or error}")
     except KeyboardInterrupt:
         print("Interrupted: what was measured is kept.", file=sys.stderr)
         return INTERRUPTED

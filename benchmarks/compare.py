@@ -9,7 +9,7 @@ import pandas as pd
 from rich.console import Console
 
 from benchmarks import display, results
-from benchmarks.arguments import FAILED, UNJUDGED, Refused, add_number
+from benchmarks.arguments import FAILED, UNJUDGED, Refused, add_number, number
 from benchmarks.cases import KEY, case_of
 from benchmarks.display import Table
 from benchmarks.results import Results
@@ -20,10 +20,8 @@ DESCRIPTION = """\
 Compares the rows that two files of `run` or `networks` have in common. A row is
 slower where its median time has grown by more than the threshold and its spread,
 p20 to p80, lies above the old one; faster where the reverse is so. Where the
-spreads overlap there is no verdict.
-
-The times of other providers show whether the machine was the same: F.mish and
-copy do not change with this library.
+spreads overlap there is no verdict. Whether the machine was the same, F.mish and copy
+show: they do not change with this library.
 """
 
 # By what pandas says of a merged row.
@@ -34,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("old", type=Path, metavar="OLD.csv")
     parser.add_argument("new", type=Path, metavar="NEW.csv")
     what = "changes up to this percentage count as none"
-    add_number(parser, "--threshold", kind=float, default=10, help=what)
+    add_number(parser, "--threshold", kind=number, default=10, help=what)
     what = "compare these alone, as mish_cuda (default: all)"
     parser.add_argument("--providers", nargs="+", metavar="NAME", help=what)
     parser.add_argument("--markdown", action="store_true", help="print Markdown")

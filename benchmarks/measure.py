@@ -23,8 +23,6 @@ from benchmarks.timing import Sampler, describe, quantiles, sampler, take_turns,
 Prepared = tuple[Callable[[], Any], Callable[[], Sampler]]
 # From the cases of a group and the device.
 Prepare = Callable[[Sequence[Case], str], Callable[[Case], Prepared]]
-
-
 # Rows of a file of results, and why other cases failed.
 Measured = tuple[list[dict[str, Any]], dict[Case, str]]
 

@@ -38,13 +38,11 @@ NETWORKS = {
     "csp_darknet": Network(architectures.csp_darknet, (2, 3, 128, 128), (8, 3, 512, 512)),
     "mlp": Network(architectures.mlp, (512, 512), (16_384, 512)),
 }
-DIRECTIONS = ("training step", "inference")
 ACTIVATIONS: dict[str, Activation] = {
     **{name: layer for name, layer in architectures.ACTIVATIONS.items() if name != "GELU"},
     FUSED: mish_cuda.Mish,
     NONE: nn.Identity,
 }
-
 
 DESCRIPTION = """\
 Times training steps (forward, loss, backward, optimizer) and inference of whole
@@ -110,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         batch, *rest = NETWORKS[name].cpu if args.device == "cpu" else NETWORKS[name].gpu
         case = Case(NONE, "", args.dtype, (args.batch or batch, *rest), "x", args.threads, name)
         activations = dict.fromkeys(args.activations or ACTIVATIONS)
-        for direction in DIRECTIONS:
+        for direction in ("training step", "inference"):
             cases = (replace(case, provider=a, direction=direction) for a in activations)
             groups.append(Group("networks", tuple(cases)))
 

@@ -7,6 +7,7 @@ A file holds rows of one kind: "speed" (of `run`, `networks`), "errors" (of `acc
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import pandas as pd
 
 from benchmarks import environment
 from benchmarks.arguments import Refused
+from benchmarks.cases import DTYPES, shape_of
 
 # The columns of each kind of file, in their order, before those of the environment.
 KINDS = {
@@ -107,11 +109,14 @@ def parse(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
         if name not in _TEXTS:
             numbers[name] = pd.to_numeric(frame[name], errors="coerce")
             lacking = frame[name].isin(("", "nan")) & (name in _OPTIONAL)
-            wrong = (numbers[name].isna() & ~lacking).to_numpy()
+            least = -math.inf if name in _OPTIONAL else 0
+            wrong = (~(numbers[name] >= least) & ~lacking).to_numpy()
             if wrong.any():
                 place = wrong.argmax()
                 got = frame[name].iloc[place]
                 raise ValueError(f"line {place + 2}: expected a number as {name}, got {got!r}")
+    for name, check in {"dtype": list(DTYPES).index, "shape": shape_of}.items():
+        frame.get(name, pd.Series(dtype=str)).map(check)  # raises
     return frame.assign(**numbers)
 
 
@@ -123,7 +128,7 @@ def _read(path: Path, name: str, kind: str | None) -> Results:
         if lacking[found]:
             raise ValueError(f"it lacks the columns {', '.join(lacking[found])}")
         rows = parse(frame, found)
-        if (rows.date == "").any():  # the last column that is never empty
+        if (rows.date == "").any():  # a late column that is never empty
             raise ValueError("a line is cut off")
     except ValueError as error:
         raise Refused(f"{path} is no file of results, or a damaged one: {error}") from error

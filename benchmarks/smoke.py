@@ -19,8 +19,7 @@ from mish_cuda._bounds import DTYPES
 DESCRIPTION = """\
 Runs every kernel on a few sizes and layouts. All must give the same bits, in fp32 and
 fp64 those of the CPU's kernels, and the norms must be those of the CPU. Exit status
-1: one does not; all others are still tried. `python -m mish_cuda` holds the results
-to their bounds.
+1: one does not; all others are still tried.
 """
 
 # Within a pack, around the small and the large tile of 16-bit and wider types, and several blocks.

@@ -29,8 +29,8 @@ DESCRIPTION = """\
 Builds the dense CUDA kernels with other tiles, widths of access and cache hints, and
 times each. Prints the fastest for each dtype, operation and size, and the best for
 each operation over dtypes and sizes, small ones apart; csrc/cuda/tuning.h is where
-they are chosen. Needs nvcc and a GPU.
-Exit status 1: a variant failed, or gives other bits than the chosen ones.
+they are chosen. Needs nvcc and a GPU. Exit status 1: a variant failed, or gives other
+bits than the chosen ones.
 """
 
 OPS = ("forward", "backward", "double backward")  # by the value of mish::Op

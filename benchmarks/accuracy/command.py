@@ -24,7 +24,6 @@ kernels of each instruction set, on a GPU in the CUDA kernels; also norms with M
 behind them, on some inputs. Compares with true values, writes a CSV file and a plot,
 and prints the errors beside the bounds. The exit status is 1 if a bound is not kept.
 """
-GPU_WORKERS = 8  # each takes some of its memory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     bar = progress_bar(console)
     cores = os.cpu_count() or 1
     workers = ProcessPoolExecutor(
-        cores if on_cpu else min(cores, GPU_WORKERS),
+        cores if on_cpu else min(cores, 8),  # each takes some memory of the GPU
         # A forked process would inherit torch's threads, which do not survive that.
         multiprocessing.get_context("spawn"),
         *(torch.set_num_threads, (1,)),

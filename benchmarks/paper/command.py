@@ -66,8 +66,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _train_all(args: argparse.Namespace, console: Console) -> None:
     usual = DEFAULTS[args.dataset]
-    settings = {name: getattr(args, name) or usual[name] for name in usual}
+    settings = usual | {k: v for k, v in vars(args).items() if k in usual and v is not None}
     dataset = data.load(args.dataset, args.data)
+    if len(dataset.train_labels) % settings["batch_size"] == 1:
+        raise Refused("--batch-size leaves a batch of one image, of which there is no batch norm")
     facts = environment.collect(args.device, args.command)
     same = {**settings, "dataset": args.dataset, "threads": args.threads, **facts}
     # Seed by seed, so that what is there early can be compared. In the paper's order.

@@ -106,10 +106,9 @@ def function() -> Picture:
 def landscape(seed: int = 1) -> Picture:
     """The output of a random network of five layers over the plane, with ReLU, Swish and Mish.
 
-    Weights as in He et al., https://arxiv.org/abs/1502.01852; biases from a normal distribution.
-    The three have the same weights, so that what differs is the function's. As in the paper, and
-    in that of Swish, https://arxiv.org/abs/1710.05941, whose networks are not known to the weight;
-    the light from the side is added, for it shows creases that colours hide.
+    As in the paper, and in that of Swish, https://arxiv.org/abs/1710.05941, whose weights are not
+    known; the light is added, for it shows creases. Here all three have the same weights, as in He
+    et al., https://arxiv.org/abs/1502.01852.
     """
     line = torch.linspace(-3, 3, 400)
     points = torch.cartesian_prod(line, line)

@@ -47,8 +47,11 @@ def begun(folder: Path, now: Mapping[str, Any]) -> list[Row]:
     """
     path = folder / "epochs.csv"
     rows: list[Row] = read(path).rows.to_dict("records") if path.exists() else []
-    checkpoints = [torch.load(path, "cpu") for path in folder.glob("checkpoints/*.pt")]
-    require_alike(folder, [*rows, *(state["rows"][0] for state in checkpoints), now])
+    try:
+        others = [torch.load(path, "cpu")["rows"][0] for path in folder.glob("checkpoints/*.pt")]
+    except Exception as error:  # of many kinds
+        raise Refused(f"a file in {folder / 'checkpoints'} is damaged: remove it") from error
+    require_alike(folder, [*rows, *others, now])
     return rows
 
 
@@ -64,8 +67,7 @@ def require_alike(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file that is there completely or not at all: wherever the process is killed or the
-    machine crashes, the old or the new one is there."""
+    """Writes a file: wherever process or machine stop, the old or the new one is there, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     write(part)

@@ -46,7 +46,10 @@ def tables(rows: pd.DataFrame) -> list[Table]:
         lines.append((*operation, *by_arch, str(budget(*operation) or "")))
         others.append((*operation, *(_pair(group, [column]) for column in _OTHERS)))
     names = ("direction", "dtype")
-    header = (*names, *(column.replace("_", " ") for column in _OTHERS))
+    header = (
+        *names,
+        *(column.replace("_", " ").replace("mufu most", "MUFU") for column in _OTHERS),
+    )
     return [
         Table("instructions", frame((*names, *archs, "budget"), lines), NOTE, 2),
         Table("other counts, over all architectures", frame(header, others), NOTE, 2),

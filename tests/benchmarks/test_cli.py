@@ -27,7 +27,7 @@ SPEED = RESULTS / "epyc-avx512" / "cpu.csv"
         ("mesure", "choose from"),
         # Linux would kill the process.
         ("run --device cpu --sizes 8x1000000000000", "8x1000000000000 in fp64 takes about"),
-        ("run --device cpu --sizes 8 --csv .", "cannot be written or read: Is a directory"),
+        ("run --device cpu --sizes 8 --csv .", ".: Is a directory"),
         (f"compare {SPEED} {SPEED.with_name('accuracy.csv')}", "expected a file of speed"),
         ("gpu bench", "sanitizer, got bench"),
         *([] if torch.cuda.is_available() else [("gpu", NO_GPU), ("variants", NO_GPU)]),
