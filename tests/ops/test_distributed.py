@@ -52,6 +52,9 @@ def process(rank: int, count: int, device: str, store: str, function: Any, *args
     dist.init_process_group(backend, f"file://{store}", timeout, world_size=count, rank=rank)
     function(*args)
     dist.destroy_process_group()
+    # At Python's own end, threads of gloo may still drop tensors and abort the process
+    # (https://github.com/pytorch/pytorch/pull/179291).
+    os._exit(0)
 
 
 def line() -> DeviceMesh:
