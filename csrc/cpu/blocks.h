@@ -41,6 +41,30 @@ MISH_INLINE void add_sums(V x, V y, double (&totals)[2]) {
   totals[1] += sum(y);
 }
 
+/// A place in rows that moves on by steps. In all that a step does beside arithmetic, it is counting
+/// that costs: with more of it than this, that took a Xeon as long as the arithmetic.
+template <class T>
+struct Place {
+  int64_t at = 0;  // from the first element of the rows
+  int64_t left;    // elements of the row from here on
+  int64_t row = 0;
+
+  MISH_INLINE explicit Place(const Rows& rows)
+      : left(rows.length), length_(rows.length), gap_(rows.step - rows.length) {}
+  /// Whether that ended a row.
+  MISH_INLINE bool advance() {
+    at += NormPlanOf<T>::kWidth;
+    if ((left -= NormPlanOf<T>::kWidth) > 0) return false;
+    at += left + gap_;
+    left = length_;
+    ++row;
+    return true;
+  }
+
+ private:
+  int64_t length_, gap_;
+};
+
 /// What is prefetched while rows are worked on: the place that comes some KiB later in the order of
 /// work, be it in another row or in the rows after these.
 ///
@@ -53,40 +77,42 @@ template <class T>
 class Across {
  public:
   MISH_INLINE explicit Across(const Rows& rows)
-      : rows_(rows),
+      : place_(rows),
+        count_(rows.count),
+        next_(rows.next),
         second_level_(rows.count > 1 && rows.step > rows.length && rows.length >= kAhead<T> / 4 &&
                       rows.length < 8 * kAhead<T>) {
     const int64_t distance = second_level_ ? 2 * kAhead<T> : kAhead<T>;
-    row_ = distance / rows.length;
-    column_ = distance % rows.length;
-    if (row_ >= rows.count) to_next();
+    place_.row = distance / rows.length;
+    place_.at = place_.row * rows.step + distance % rows.length;
+    place_.left = rows.length - distance % rows.length;
+    if (place_.row >= count_) to_next();
   }
   /// `first` is the memory of the first element of the rows.
   template <int kForWriting>
   MISH_INLINE void fetch(const T* first, int64_t further = 0) const {
-    const int64_t place = first_ + row_ * rows_.step + column_;
     if (second_level_) {
-      prefetch<0, 2>(first, place + further);
+      prefetch<0, 2>(first, place_.at + further);
     } else {
-      prefetch<kForWriting>(first, place + further);
+      prefetch<kForWriting>(first, place_.at + further);
     }
   }
   MISH_INLINE void advance() {
-    if ((column_ += NormPlanOf<T>::kWidth) < rows_.length) return;
-    column_ = 0;
-    if (++row_ == rows_.count) to_next();
+    if (place_.advance() && place_.row == count_) to_next();
   }
-  MISH_INLINE bool in_next() const { return first_ != 0; }
+  MISH_INLINE bool in_next() const { return in_next_; }
 
  private:
   MISH_INLINE void to_next() {
-    row_ = 0;
-    first_ = rows_.next;
+    place_.row = 0;
+    place_.at = next_;
+    in_next_ = true;
   }
 
-  const Rows rows_;
+  Place<T> place_;
+  const int64_t count_, next_;
   const bool second_level_;
-  int64_t row_, column_, first_ = 0;
+  bool in_next_ = false;
 };
 
 /// The same for vectors of less than 64 bytes, whose steps are too short for that much counting
@@ -96,16 +122,12 @@ template <class T>
 class Along {
  public:
   MISH_INLINE explicit Along(const Rows& rows)
-      : length_(rows.length), step_(rows.step), ahead_(next_row(rows) ? rows.step : kAhead<T>) {}
+      : place_(rows), distance_(next_row(rows) ? rows.step : kAhead<T>) {}
   template <int kForWriting>
   MISH_INLINE void fetch(const T* first, int64_t = 0) const {
-    prefetch<kForWriting>(first, ahead_ + column_);
+    prefetch<kForWriting>(first, place_.at + distance_);
   }
-  MISH_INLINE void advance() {
-    if ((column_ += NormPlanOf<T>::kWidth) < length_) return;
-    column_ = 0;
-    ahead_ += step_;
-  }
+  MISH_INLINE void advance() { place_.advance(); }
   MISH_INLINE bool in_next() const { return false; }  // for which nothing is fetched
 
  private:
@@ -113,8 +135,8 @@ class Along {
     return rows.count > 1 && rows.length < 2 * kAhead<T> && rows.step >= kAhead<T>;
   }
 
-  const int64_t length_, step_;
-  int64_t ahead_, column_ = 0;  // of the row's first element; in the row
+  Place<T> place_;
+  const int64_t distance_;
 };
 
 template <class T>

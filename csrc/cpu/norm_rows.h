@@ -42,36 +42,28 @@ class Lines {
 };
 
 /// Works on all steps of all rows, row after row: f(z) or f'(z) goes to kernel.step(i, elements
-/// left of the row, what was computed), between kernel.begin(place of the row, line) and
-/// kernel.end().
+/// left of the row, what was computed), between kernel.begin(line) and kernel.end() for each row.
 template <Op op, class T, class Kernel>
 void over_rows(const T* x, Rows rows, const Lines<T>& lines, Kernel kernel) {
   using B = Block<T>;
-  constexpr int64_t kWidth = B::kWidth;
-  const int64_t length = rows.length;
   Ahead<T> ahead(rows);
-  // Where the first stage of a step is, and where the last.
-  int64_t row = 0, i = 0, last_row = 0, last_i = 0;
+  Place<T> first(rows), last(rows);  // of a step's first stage, and of its last
   Line<T> line = lines[0];
-  kernel.begin(0, line);
+  kernel.begin(line);
   each_step<NormPlanOf<T>>(
-      rows.count * steps_of<T>(length),
+      rows.count * steps_of<T>(rows.length),
       [&](int64_t, Numbers<NormPlanOf<T>>& z) MISH_INLINE_LAMBDA {
-        const B block(x + i, length - i);
+        const B block(x + first.at, first.left);
         for (int part = 0; part < B::kParts; ++part) z[part] = line.z(block.part[part]);
-        if ((i += kWidth) < length) return;
-        i = 0;
-        x += rows.step;
-        if (++row < rows.count) line = lines[row];
+        if (first.advance() && first.row < rows.count) line = lines[first.row];
       },
       [&](int64_t, const Points<NormPlanOf<T>>& points) MISH_INLINE_LAMBDA {
         kernel.fetch(ahead);
         ahead.advance();
-        kernel.step(last_i, length - last_i, derivatives<op>(points));
-        if ((last_i += kWidth) < length) return;
-        last_i = 0;
+        kernel.step(last.at, last.left, derivatives<op>(points));
+        if (!last.advance()) return;
         kernel.end();
-        if (++last_row < rows.count) kernel.begin(last_row * rows.step, lines[last_row]);
+        if (last.row < rows.count) kernel.begin(lines[last.row]);
       });
 }
 
@@ -80,14 +72,13 @@ struct Apply {
   T* y;
   const T* x;
   int64_t then;
-  T* row = nullptr;
 
-  MISH_INLINE void begin(int64_t at, const Line<T>&) { row = y + at; }
+  MISH_INLINE void begin(const Line<T>&) {}
   MISH_INLINE void fetch(const Ahead<T>& ahead) {
     ahead.template fetch<1>(y);
     ahead.template fetch<0>(x, then);
   }
-  MISH_INLINE void step(int64_t i, int64_t n, const Block<T>& value) { value.write(row + i, n); }
+  MISH_INLINE void step(int64_t i, int64_t n, const Block<T>& value) { value.write(y + i, n); }
   MISH_INLINE void end() {}
 };
 
@@ -111,29 +102,25 @@ struct Reduce {
   const T *dy, *x;
   bool apart;
   Sums sums;
-  int64_t at = 0;
   V centre = {}, run = {}, run_u = {}, sum = {}, sum_u = {};
   int added = 0;
 
-  MISH_INLINE void begin(int64_t row, const Line<T>& line) {
-    at = row;
-    centre = line.centre;
-  }
+  MISH_INLINE void begin(const Line<T>& line) { centre = line.centre; }
   MISH_INLINE void fetch(const Ahead<T>& ahead) {
     ahead.template fetch<0>(x);
     ahead.template fetch<0>(dy);
     if constexpr (leaves == Leaves::kG) ahead.template fetch<1>(g);
   }
   MISH_INLINE void step(int64_t i, int64_t n, const B& slope) {
-    B one(dy + at + i, n);
-    const B from(x + at + i, n);
+    B one(dy + i, n);
+    const B from(x + i, n);
     for (int part = 0; part < B::kParts; ++part) {
       V& product = one.part[part];
       product = product * slope.part[part];
       run = run + product;
       run_u = A::fma(product, from.part[part] - centre, run_u);
     }
-    if constexpr (leaves == Leaves::kG) one.write(g + at + i, n);
+    if constexpr (leaves == Leaves::kG) one.write(g + i, n);
     if constexpr (leaves == Leaves::kNumbers) {
       store_parts<T>(numbers, one);
       numbers += B::kWidth;
@@ -187,11 +174,9 @@ struct Finish {
   const typename A::Element* numbers;
   const T* x;
   V p, q;
-  int64_t at = 0;
   V centre = {}, scale = {};
 
-  MISH_INLINE void begin(int64_t row, const Line<T>& line) {
-    at = row;
+  MISH_INLINE void begin(const Line<T>& line) {
     centre = line.centre;
     scale = line.scale;
   }
@@ -206,15 +191,15 @@ struct Finish {
       load_parts<T>(numbers, result);
       numbers += B::kWidth;
     } else {
-      result = B((left == Leaves::kG ? dx : dy) + at + i, n);
+      result = B((left == Leaves::kG ? dx : dy) + i, n);
     }
-    const B from(x + at + i, n);
+    const B from(x + i, n);
     for (int part = 0; part < B::kParts; ++part) {
       V& one = result.part[part];
       if constexpr (left == Leaves::kNothing) one = one * slope.part[part];
       one = A::fma(scale, one, A::fma(p, from.part[part] - centre, q));
     }
-    result.write(dx + at + i, n);
+    result.write(dx + i, n);
   }
   MISH_INLINE void end() {}
 };
@@ -231,12 +216,13 @@ void finish_of(T* dx, const T* dy, const void* numbers, const T* x, Rows rows,
   } else {
     Ahead<T> ahead(rows);
     for (int64_t row = 0; row < rows.count; ++row) {
-      kernel.begin(row * rows.step, lines[row]);
+      kernel.begin(lines[row]);
+      const int64_t first = row * rows.step;
       each_block<T>(rows.length, [&](int64_t i, int64_t n) MISH_INLINE_LAMBDA {
         // Of these rows, caches have what reduce left; what it left in numbers is no memory of dx.
         if (left == Leaves::kNumbers || ahead.in_next()) kernel.fetch(ahead);
         ahead.advance();
-        kernel.step(i, n);
+        kernel.step(first + i, n);
       });
     }
   }
