@@ -67,6 +67,9 @@ def group_norm_is_fused(
 ) -> bool:
     """Whether ``group_norm_mish`` computes norm and Mish of these at once, or one by one."""
 
+def count(number: Tensor) -> None:
+    """``number.add_(1)``, without an op for one int64 in the memory of the CPU."""
+
 def cpu_isa() -> str:
     """The instruction set of the CPU kernels on this processor: "AVX-512", "AVX2", "baseline"."""
 

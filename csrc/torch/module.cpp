@@ -187,6 +187,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module, pybind11::mod_gil_not_used()) {
              arg("running_var"), arg("weight"), arg("bias"), arg("training"));
   module.def("group_norm_is_fused", mish::group_norm_is_fused, arg("input"), arg("num_groups"),
              arg("weight"), arg("bias"));
+  module.def("count", wrap(mish::count), arg("number"));
   module.def(
       "cpu_isa", [] { return mish::cpu::name(mish::cpu::best_isa()); },
       "The instruction set that the CPU kernels use on this processor.");

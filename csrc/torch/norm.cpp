@@ -336,6 +336,16 @@ bool group_norm_is_fused(const at::Tensor& input, int64_t num_groups, const Opti
          group_norm_pays(input, num_groups) && fits(weight, input) && fits(bias, input);
 }
 
+void count(at::Tensor number) {
+  if (is_plain(number) && number.is_cpu() && number.scalar_type() == at::kLong &&
+      number.numel() == 1 && !number.is_inference() && nothing_intercepts()) {
+    ++*number.mutable_data_ptr<int64_t>();
+    autograd::increment_version(number);
+  } else {
+    number.add_(1);
+  }
+}
+
 namespace ops {
 
 Handle<decltype(mish::batch_norm_mish)> batch_norm_mish() {

@@ -60,4 +60,7 @@ bool batch_norm_is_fused(const at::Tensor& input, const ops::Optional& running_m
 bool group_norm_is_fused(const at::Tensor& input, int64_t num_groups, const ops::Optional& weight,
                          const ops::Optional& bias);
 
+/// number.add_(1), for which torch's op takes 20 µs when its code is in no cache.
+void count(at::Tensor number);
+
 }  // namespace mish

@@ -202,6 +202,16 @@ def test_layers_are_their_parents_with_mish(
     assert torch.equal(torch.fx.symbolic_trace(nn.Sequential(a))(x), a(x))
 
 
+@needs_extension
+def test_batches_are_counted_as_by_add_() -> None:
+    for number in (torch.tensor(3), torch.tensor([3.5, 1.0])):
+        expected, version = number + 1, number._version
+        mish_cuda.norms.C.count(number)
+        assert (number.tolist(), number._version) == (expected.tolist(), version + 1)
+    traced = torch.jit.trace(mish_cuda.BatchNormMish1d(3), torch.randn(4, 3, 9))
+    assert "add_" in str(traced.graph)
+
+
 def told(call: Callable[..., Tensor], *args: Any) -> str:
     """The error of a call, if it raises one."""
     try:
