@@ -84,10 +84,12 @@ class Across {
         second_level_(rows.count > 1 && rows.step > rows.length && rows.length >= kAhead<T> / 4 &&
                       rows.length < 8 * kAhead<T>) {
     const int64_t distance = second_level_ ? 2 * kAhead<T> : kAhead<T>;
+    const int64_t column = distance % rows.length;
     place_.row = distance / rows.length;
-    place_.at = place_.row * rows.step + distance % rows.length;
-    place_.left = rows.length - distance % rows.length;
+    place_.at = place_.row * rows.step;
+    place_.left = rows.length - column;
     if (place_.row >= count_) to_next();
+    place_.at += column;
   }
   /// `first` is the memory of the first element of the rows.
   template <int kForWriting>
@@ -107,7 +109,7 @@ class Across {
   MISH_INLINE void to_next() {
     place_.row = 0;
     place_.at = next_;
-    in_next_ = true;
+    in_next_ = next_ != 0;
   }
 
   Place<T> place_;
