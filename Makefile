@@ -34,7 +34,7 @@ JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
 PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses $(JOBS)
 SOURCES := $(shell find csrc benchmarks tests/cpp -name "*.h" -o -name "*.cpp" -o -name "*.cu" -o -name "*.cuh")
 
-.PHONY: help bench models paper accuracy test fuzz lint format cpp-test test-arm test-cuda-build test-matrix gpu sass clean environment cuda-environment build
+.PHONY: help bench models paper accuracy test test-maths test-slow fuzz lint format cpp-test test-arm test-cuda-build test-matrix gpu sass clean tools environment cuda-environment build
 
 help:
 	@echo "make bench            measure on this machine: tables, a CSV and a page with plots"
@@ -42,6 +42,7 @@ help:
 	@echo "make paper            the paper's comparison of activations, on small data: tables, plots"
 	@echo "make accuracy         prove the error bounds on this CPU: a table, a CSV and a plot"
 	@echo "make test             the fast tests, of the maths in C++ and of everything in Python"
+	@echo "make test-slow        the others: sanitizers, the CUDA kernels on the host, compilers, processes"
 	@echo "make fuzz             thousands of random programs with mish beside the same with F.mish"
 	@echo "make lint             check format, style and types"
 	@echo "make format           put the format right"
@@ -73,12 +74,24 @@ accuracy: build
 	build/maths/test_same_bits --exhaustive
 	$(ENV_PYTHON) -m benchmarks accuracy --device cpu
 
-test: EXTRAS := test
-test: build
+# Two at a time: pip uses one processor for most of a minute.
+test:
+	$(MAKE) --no-print-directory --output-sync=target --jobs=2 EXTRAS=test build test-maths
+	$(PYTEST)
+
+test-maths: tools
 	cmake -S . -B build/maths -DMISH_TORCH=OFF
 	cmake --build build/maths --parallel $(JOBS)
 	ctest --test-dir build/maths --output-on-failure --parallel $(JOBS)
-	$(PYTEST)
+
+# What takes too long for `make test`, and so holds the CUDA kernels on the host.
+test-slow: EXTRAS := test
+test-slow: build
+	cmake -S . -B build/sanitized -DMISH_TORCH=OFF -DMISH_SANITIZE=ON
+	cmake --build build/sanitized --parallel $(JOBS)
+	ctest --test-dir build/sanitized --output-on-failure --parallel $(JOBS)
+	$(PYTEST) -m slow
+	python -m pytest -m large
 
 # New random programs each time, where `make test` always tries the same.
 fuzz: EXTRAS := test
@@ -105,8 +118,7 @@ cpp-test: environment
 	cmake --build build/cpp --parallel $(JOBS) --target mish_cuda example aoti
 	ctest --test-dir build/cpp --output-on-failure --no-tests=error --tests-regex '^(example|install|find_package|aoti)'
 
-# Without test_cuda_kernels, which says nothing of Arm and takes minutes there. Static: the emulator
-# then needs no folder with Arm's libraries.
+# Static: the emulator then needs no folder with Arm's libraries.
 test-arm: environment
 	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || { \
 		echo "make: test-arm needs aarch64-linux-gnu-g++ and qemu-aarch64. On Debian and Ubuntu: apt install" \
@@ -129,8 +141,7 @@ test-cuda-build: cuda-environment
 	tar -xzf build/sdist/*.tar.gz --strip-components=1 -C $(CUDA_SOURCE)
 	cd $(CUDA_SOURCE) && MISH_CUDA_BUILD=cuda python -m pip install --quiet --no-build-isolation -e ".[test]"
 	cd $(CUDA_SOURCE) && python -m mish_cuda
-	cd $(CUDA_SOURCE) && python -m pytest -m slow
-	cd $(CUDA_SOURCE) && $(PYTEST)
+	cd $(CUDA_SOURCE) && $(PYTEST) -m "not large"
 
 # Each torch in an environment of its own, from an unpacked source archive: what is built in this
 # folder stays as it is. CPU kernels only, whatever the torch was built for.
@@ -144,7 +155,7 @@ test-torch-%: .venv-matrix/%/bin/python
 	tar -xzf build/sdist-$*/*.tar.gz --strip-components=1 -C .venv-matrix/$*/source
 	cd .venv-matrix/$*/source && export PATH=$(CURDIR)/.venv-matrix/$*/bin:$$PATH MISH_CUDA_BUILD=cpu && \
 		python -m pip install --quiet --no-build-isolation -e ".[test]" && \
-		python -m mish_cuda && $(PYTEST)
+		python -m mish_cuda && $(PYTEST) -m "not large"
 
 # With the Python at hand: nothing is fetched, and no environment is made.
 gpu:
@@ -157,8 +168,10 @@ sass: cuda-environment
 clean:
 	rm -rf build dist *.egg-info .venv .venv-cuda .venv-matrix mish_cuda/_without_kernels.py mish_cuda/_C*.so
 
-environment: $(ENV_PYTHON)
+tools: $(ENV_PYTHON)
 	@$(ENV_PYTHON) -m pip install --quiet $(BUILD_TOOLS)
+
+environment: tools
 ifdef TORCH
 	$(ENV_PYTHON) -m pip install "$(TORCH)"
 else

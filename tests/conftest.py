@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,10 +18,18 @@ from mish_cuda import _before_mish, eager, functional, norms
 from mish_cuda._extension import REASON, C
 from reference import DTYPES
 
+
+def pytest_report_header() -> str:
+    """In place of thousands of skipped tests."""
+    on_gpu = "run" if torch.cuda.is_available() else "are left out: torch sees no GPU"
+    return f"tests on a GPU {on_gpu}"
+
+
 pytest.register_assert_rewrite("networks")  # it asserts for several files
 
 needs_extension = pytest.mark.skipif(C is None, reason=f"no compiled ops: {REASON}")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+slow = partial(pytest.param, marks=pytest.mark.slow)
 ORDERS = pytest.mark.parametrize("order", [0, 1, 2], ids=["value", "slope", "curvature"])
 
 
@@ -105,7 +114,7 @@ def compiled(request: pytest.FixtureRequest) -> Implementation:
     return request.param  # type: ignore[no-any-return]
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_gpu)])
+@pytest.fixture(params=["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
 def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -1,7 +1,7 @@
 // The CUDA kernels of norms with Mish, on tensors.
+#ifdef MISH_WITH_CUDA
 #include "torch/norm_cuda.h"
 
-#ifdef MISH_WITH_CUDA
 #include <ATen/OpMathType.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>

@@ -43,6 +43,7 @@ def test_a_wrong_option_is_refused_in_a_line_and_nothing_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "packages", "named"),
     [

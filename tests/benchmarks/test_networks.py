@@ -199,6 +199,7 @@ def test_it_learns_and_plot_makes_its_summary_again(uninterrupted: Path) -> None
     assert written[-1].read_text() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [2, 4, 6])
 def test_a_killed_process_loses_at_most_an_epoch(
     call: int, uninterrupted: Path, tmp_path: Path

@@ -95,6 +95,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NAMES = ("xeon-avx512/cpu.csv", "epyc-avx512/networks.csv", "xeon-avx512/accuracy.csv")
 
 
+@pytest.mark.slow
 def test_in_a_browser(tmp_path: Path) -> None:
     """On a phone and a desk: the same tables, all pictures, and no need of anything else."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

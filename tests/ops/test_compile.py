@@ -60,6 +60,7 @@ FUSED: dict[str, Callable[[Any, Tensor, nn.Module], Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUSED)
 def test_fuses(device: str, name: str) -> None:
     """With what stands before and behind, into no more kernels than F.mish."""
@@ -144,6 +145,7 @@ print(*(counts["autograd_cache_" + event] for event in ("bypass", "miss", "hit")
 """
 
 
+@pytest.mark.slow
 def test_the_next_process_need_not_trace(tmp_path: Path) -> None:
     for expected in ("0 1 0", "0 0 1"):
         env = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}

@@ -16,7 +16,7 @@ from torch.export import Dim, ExportedProgram
 
 import mish_cuda
 import reference
-from conftest import needs_extension
+from conftest import needs_extension, slow
 from mish_cuda import BatchNormMish1d, GroupNormMish, Mish, MishCuda, eager
 from project import ROOT, run_python
 
@@ -158,7 +158,11 @@ EXPORTERS: dict[str, tuple[Callable[[nn.Module, str], Exported], list[str], list
 
 @pytest.mark.parametrize(
     ("exporter", "model"),
-    [(name, model) for name, (*_, others) in EXPORTERS.items() for model in ["layers", *others]],
+    [
+        slow(name, model) if "ONNX" in name and "None" not in name else (name, model)
+        for name, (*_, others) in EXPORTERS.items()
+        for model in ["layers", *others]
+    ],
 )
 def test_exported(public: str, exporter: str, model: str, tmp_path: Path) -> None:
     """Values for other numbers of rows, gradients where the exported model has them, and ops."""
@@ -186,6 +190,7 @@ def test_exported(public: str, exporter: str, model: str, tmp_path: Path) -> Non
         assert found
 
 
+@pytest.mark.slow
 def test_our_formula_in_place_of_the_op_of_torch(tmp_path: Path) -> None:
     """Also compiled to a package, and loaded. From C++: see tests/cpp/libtorch/aoti.cpp."""
     program = program_of(nn.Sequential(Mish(), Mish(inplace=True)))

@@ -25,7 +25,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 import layouts
-from conftest import PUBLIC, TORCH, Implementation
+from conftest import PUBLIC, TORCH, Implementation, slow
 from mish_cuda._extension import C
 
 Program = Callable[[Implementation, Tensor], Any]
@@ -272,7 +272,7 @@ TIMES = int(os.environ.get("MISH_FUZZ", "1"))
 
 # Anomaly mode warns of programs that are meant to raise.
 @pytest.mark.filterwarnings("ignore:Error detected in")
-@pytest.mark.parametrize(("how", "count"), [("eager", 300), ("compiled", 50)])
+@pytest.mark.parametrize(("how", "count"), [("eager", 300), slow("compiled", 50)])
 def test_random(public: str, device: str, how: str, count: int) -> None:
     """By default always the same programs."""
 

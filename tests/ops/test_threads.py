@@ -9,6 +9,8 @@ import pytest
 from conftest import Implementation
 from project import ROOT, run_python
 
+pytestmark = pytest.mark.slow
+
 IMPORTS = """
 import os, signal, sys, threading
 from concurrent.futures import ThreadPoolExecutor

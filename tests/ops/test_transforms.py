@@ -26,7 +26,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import layouts
 import mish_cuda
-from conftest import EAGER, TORCH, Implementation
+from conftest import EAGER, TORCH, Implementation, slow
 
 # Without a rule of its own an op is called once for every element of the batch.
 pytestmark = pytest.mark.filterwarnings("error:.*performance drop")
@@ -112,7 +112,12 @@ DEEPER_COMPILED = [
 CASES = [
     *product(["eager"], FORMS, [*NESTED, *FUNCTIONALIZED]),
     *product(["eager"], ["function", "in place"], DEEPER),
-    *product(["compiled"], ["function"], [*NESTED, *DEEPER_COMPILED]),
+    *product(["compiled"], ["function"], [nested for nested in NESTED if len(nested) < 2]),
+    *(
+        slow("compiled", "function", nested)
+        for nested in [*NESTED, *DEEPER_COMPILED]
+        if len(nested) > 1
+    ),
     *product(["compiled"], ["override_torch"], [(), ("grad",), ("vmap", "jacfwd")]),
 ]
 
@@ -310,7 +315,7 @@ USES: dict[str, Callable[[Norm, Tensor, Tensor, Tensor], Any]] = {
 
 
 @EVERY_NORM
-@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("use", [slow(use) if "compile" in use else use for use in USES])
 def test_uses(norm: str, use: str, device: str) -> None:
     torch._dynamo.reset()
     not_in_2_9 = ("compiled for any size", "backward by the compiler")

@@ -222,7 +222,7 @@ def test_elements_far_apart(impl: Implementation, device: str) -> None:
 @ORDERS
 @pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize(
-    "device", [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=needs_gpu)]
+    "device", [pytest.param("cpu", marks=pytest.mark.large), pytest.param("cuda", marks=needs_gpu)]
 )
 def test_more_than_2_31_elements(
     kernels: Implementation, device: str, dense: bool, order: int

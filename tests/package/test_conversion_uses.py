@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import mish_cuda
+from conftest import slow
 from mish_cuda import convert, revert
 
 pytestmark = [
@@ -127,7 +128,13 @@ CHANGES: dict[str, Use] = {
 }
 
 
-@pytest.mark.parametrize(("name", "use"), [*product(MODELS, USES), *product(["norms"], CHANGES)])
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        *product(MODELS, USES),
+        *(slow("norms", use) if "compiled" in use else ("norms", use) for use in CHANGES),
+    ],
+)
 @pytest.mark.parametrize("training", [False, True])
 def test_uses(name: str, use: str, training: bool) -> None:
     torch._dynamo.reset()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import needs_extension
+from conftest import needs_extension, slow
 from project import ROOT
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
@@ -28,7 +28,9 @@ def blocks() -> Iterator[Any]:
             if match[1]:
                 heading = match[1]
                 continue
-            yield pytest.param(preamble + match[2], id=f"{page.name}: {heading}")
+            name, code = f"{page.name}: {heading}", preamble + match[2]
+            takes_long = re.search(r"onnx\.export|aoti_compile", code)
+            yield slow(code, id=name) if takes_long else pytest.param(code, id=name)
             if not heading:
                 preamble += match[2]
 

@@ -90,6 +90,7 @@ STATES: dict[str, tuple[Files, str | None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("files", "reason"), STATES.values(), ids=STATES)
 def test_every_state_is_explained(files: Files, reason: str | None, tmp_path: Path) -> None:
     """And works, also without other packages. A warning tells why, unless somebody asked for it."""
@@ -162,6 +163,7 @@ def test_a_torch_that_cannot_be_imported(name: str, text: str, told: str, tmp_pa
         assert before == [] or program[0] == "-c"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's full device")
 @pytest.mark.parametrize("option", ["--help", "--json"])
 def test_output_that_nobody_takes(option: str) -> None:
@@ -198,6 +200,7 @@ print(*(warning.message for warning in caught))
 """
 
 
+@pytest.mark.slow
 @needs_extension
 @pytest.mark.parametrize("another", [False, True], ids=["the same", "another"])
 def test_imported_again(another: bool, tmp_path: Path) -> None:
