@@ -79,9 +79,10 @@ test:
 	$(MAKE) --no-print-directory --output-sync=target --jobs=2 EXTRAS=test build test-maths
 	$(PYTEST)
 
+# Without this make's flags, cmake's own make has the jobs that it is told.
 test-maths: tools
 	cmake -S . -B build/maths -DMISH_TORCH=OFF
-	cmake --build build/maths --parallel $(JOBS)
+	MAKEFLAGS= cmake --build build/maths --parallel $(JOBS)
 	ctest --test-dir build/maths --output-on-failure --parallel $(JOBS)
 
 # What takes too long for `make test`, and so holds the CUDA kernels on the host.
