@@ -74,9 +74,9 @@ accuracy: build
 	build/maths/test_same_bits --exhaustive
 	$(ENV_PYTHON) -m benchmarks accuracy --device cpu
 
-# Two at a time: pip uses one processor for most of a minute.
+# Side by side, unless MAX_JOBS is 1: pip uses one processor for most of a minute.
 test:
-	$(MAKE) --no-print-directory --output-sync=target --jobs=2 EXTRAS=test build test-maths
+	$(MAKE) --no-print-directory --jobs=$(JOBS) EXTRAS=test build test-maths
 	$(PYTEST)
 
 # Without this make's flags, cmake's own make has the jobs that it is told.
@@ -85,7 +85,8 @@ test-maths: tools
 	MAKEFLAGS= cmake --build build/maths --parallel $(JOBS)
 	ctest --test-dir build/maths --output-on-failure --parallel $(JOBS)
 
-# What takes too long for `make test`, and so holds the CUDA kernels on the host.
+# What takes too long for `make test`: the C++ tests under sanitizers, and with them those of the CUDA
+# kernels on the host; Python tests that start compilers and processes.
 test-slow: EXTRAS := test
 test-slow: build
 	cmake -S . -B build/sanitized -DMISH_TORCH=OFF -DMISH_SANITIZE=ON

@@ -18,13 +18,6 @@ from mish_cuda import _before_mish, eager, functional, norms
 from mish_cuda._extension import REASON, C
 from reference import DTYPES
 
-
-def pytest_report_header() -> str:
-    """In place of thousands of skipped tests."""
-    on_gpu = "run" if torch.cuda.is_available() else "are left out: torch sees no GPU"
-    return f"tests on a GPU {on_gpu}"
-
-
 pytest.register_assert_rewrite("networks")  # it asserts for several files
 
 needs_extension = pytest.mark.skipif(C is None, reason=f"no compiled ops: {REASON}")
@@ -161,3 +154,9 @@ def public(request: pytest.FixtureRequest) -> str:
 def seed() -> None:
     """Seeds torch, so that every run draws the same numbers."""
     torch.manual_seed(0)
+
+
+def pytest_report_header() -> str:
+    """In place of thousands of skipped tests."""
+    on_gpu = "run" if torch.cuda.is_available() else "are left out: torch sees no GPU"
+    return f"tests on a GPU {on_gpu}"

@@ -37,8 +37,8 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.nn.parallel import DistributedDataParallel
 
 needs_two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees one GPU at most")
-no_gloo = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
-pytestmark = [no_gloo, pytest.mark.slow]
+needs_gloo = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+pytestmark = [needs_gloo, pytest.mark.slow]
 
 
 def process(rank: int, count: int, device: str, store: str, function: Any, *args: Any) -> None:

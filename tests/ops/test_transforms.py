@@ -112,11 +112,9 @@ DEEPER_COMPILED = [
 CASES = [
     *product(["eager"], FORMS, [*NESTED, *FUNCTIONALIZED]),
     *product(["eager"], ["function", "in place"], DEEPER),
-    *product(["compiled"], ["function"], [nested for nested in NESTED if len(nested) < 2]),
     *(
-        slow("compiled", "function", nested)
+        (slow if len(nested) > 1 else pytest.param)("compiled", "function", nested)
         for nested in [*NESTED, *DEEPER_COMPILED]
-        if len(nested) > 1
     ),
     *product(["compiled"], ["override_torch"], [(), ("grad",), ("vmap", "jacfwd")]),
 ]

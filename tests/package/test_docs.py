@@ -30,7 +30,7 @@ def blocks() -> Iterator[Any]:
                 continue
             name, code = f"{page.name}: {heading}", preamble + match[2]
             takes_long = re.search(r"onnx\.export|aoti_compile", code)
-            yield slow(code, id=name) if takes_long else pytest.param(code, id=name)
+            yield (slow if takes_long else pytest.param)(code, id=name)
             if not heading:
                 preamble += match[2]
 
