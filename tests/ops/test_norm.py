@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import mish_cuda
@@ -133,8 +136,15 @@ def test_infinities_and_nan_stay_in_their_channel(device: str) -> None:
 SMALL_SHAPES = [(5, 4), (3, 4, 2), (1, 2, 3), (4, 6, 12), (2, 4, 33), (5, 2, 31, 3), (1, 4, 5, 40)]
 
 
+AFFINE: dict[str, Callable[[Tensor, Tensor, Tensor], list[Tensor | None]]] = {
+    "none": lambda x, w, b: [x, None, None],
+    "of the input's dtype": lambda x, w, b: [x, w.to(x.dtype), b.to(x.dtype)],
+    "of 32 bits or more": lambda x, w, b: [x, w, b],
+}
+
+
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("affine", ["none", "of the input's dtype", "of 32 bits or more"])
+@pytest.mark.parametrize("affine", AFFINE)
 def test_values_and_gradients(norm: str, affine: str, dtype: torch.dtype, device: str) -> None:
     """Beside torch's norm and F.mish in float64."""
     # Torch's norms, which compute without kernels, lose digits in long sums.
@@ -143,12 +153,8 @@ def test_values_and_gradients(norm: str, affine: str, dtype: torch.dtype, device
     for shape in SMALL_SHAPES + long:
         if "group" in norm and torch.Size(shape[2:]).numel() * 2 < 3:
             continue
-        x, w, b = operands(shape, dtype)
-        tensors = {
-            "none": (x, None, None),
-            "of the input's dtype": (x, w.to(dtype), b.to(dtype)),
-            "of 32 bits or more": (x, w, b),
-        }[affine]
+        x, *affines = operands(shape, dtype)
+        tensors = AFFINE[affine](x, *affines)
         got = results(partial(NORMS[norm], OURS), *tensors, device=device)
         wide = [t if t is None else t.double() for t in tensors]
         expected = results(partial(NORMS[norm], TORCHS), *wide)
@@ -163,6 +169,35 @@ def test_values_and_gradients(norm: str, affine: str, dtype: torch.dtype, device
             for a, e in zip(got, of_cpu, strict=True):
                 bound = 40 * torch.finfo(dtype).eps * max(1.0, float(e.abs().max()))
                 assert worst(a, e.double()) <= bound
+
+
+SIZES = st.integers(1, 40)
+
+
+# Not of float64, in which the reference has errors, too.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@settings(max_examples=150, derandomize=True, deadline=None)
+@given(
+    n=SIZES,
+    groups=st.integers(1, 6),
+    channels=st.integers(1, 6),
+    rest=st.lists(SIZES, max_size=3).filter(lambda sizes: math.prod(sizes) < 2000),
+    norm=st.sampled_from(["batch", "group", "frozen"]),
+    affine=st.sampled_from(list(AFFINE)),
+)
+def test_random_shapes(
+    dtype: torch.dtype, n: int, groups: int, channels: int, rest: list[int], norm: str, affine: str
+) -> None:
+    """Errors are at most those of torch and some last bits."""
+    assume(norm == "frozen" or math.prod(rest) * (channels if norm == "group" else n) > 2)
+    function: Function = NORMS.get(norm, lambda of, x, w, b: of.group_norm_mish(x, groups, w, b))
+    tensors = AFFINE[affine](*operands((n, groups * channels, *rest), dtype))
+    wide = [t if t is None else t.double() for t in tensors]
+    exact = results(partial(function, TORCHS), *wide)
+    ours, torchs = (results(partial(function, of), *tensors) for of in (OURS, TORCHS))
+    for a, b, e in zip(ours, torchs, exact, strict=True):
+        last_bits = 10 * torch.finfo(dtype).eps * max(1.0, float(e.abs().max()))
+        assert worst(a, e) <= worst(b, e) + last_bits
 
 
 # A layer of this library, torch's, both made of the number of channels and options; an input.
