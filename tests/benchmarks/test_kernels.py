@@ -19,7 +19,6 @@ from torch import Tensor
 from benchmarks.accuracy import command, implementations, norms, proof, tables
 from benchmarks.accuracy.errors import NATIVE, distance, errors, required, row
 from benchmarks.accuracy.numbers import FORMATS, FP16, FP32, Format
-from benchmarks.arguments import Refused
 from benchmarks.cases import CHOSEN
 from benchmarks.sass import kernels
 from benchmarks.sass import tables as budgets
@@ -116,12 +115,6 @@ def test_the_proof_finds_faults_alone(
             assert f"{function}{between}{tables.region(bound)}, mine" in subjects
     assert "h g f''" in subjects
     assert NATIVE not in subjects  # nothing is required of F.mish
-
-
-def test_gradients_scale_absolute_bounds_alone() -> None:
-    (once,) = (b for b in required("cpu", "fp16", "f'") if b.high == 0)
-    (twice,) = (b for b in required("cpu", "fp16", "g f'") if b.high == 0)
-    assert (twice.ulp, twice.absolute) == (once.ulp, 4 * once.absolute)
 
 
 @pytest.mark.parametrize(
@@ -221,12 +214,6 @@ NORM = """
         /*00a0*/                   EXIT ; /* 0 */
 """
 
-PTXAS = """\
-ptxas info    : Compiling entry function '_Z1bv' for 'sm_90'
-    16 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads
-ptxas info    : Used 40 registers, used 0 barriers, 16 bytes cumulative stack size
-"""
-
 
 def counted(listing: str) -> list[Row]:
     report = {name: {"registers": 40, "spill_bytes": 0} for name in parse(listing)}
@@ -258,16 +245,6 @@ COUNTS += " stored_elements checks branches late_loads"
 def test_vector_bodies_are_found_and_counted(listing: str, counts: tuple[object, ...]) -> None:
     (row,) = counted(listing)
     assert (row["dtype"], *(row[name] for name in COUNTS.split())) == ("fp32", *counts)
-
-
-def test_kernels_without_a_vector_body() -> None:
-    assert not counted(FORWARD.replace("Li4E", "Li1E"))  # unaligned
-    with pytest.raises(Refused, match=r"sm_90 fp32 forward, ours: no store of 128 bits"):
-        counted(FORWARD.replace("STG.E.128", "STG.E.64"))
-
-
-def test_report_of_ptxas() -> None:
-    assert kernels.read_report(PTXAS) == {"_Z1bv": {"registers": 40, "spill_bytes": 20}}
 
 
 @pytest.mark.parametrize(

@@ -192,8 +192,7 @@ def test_random_shapes(
     assume(norm == "frozen" or math.prod(rest) * (channels if norm == "group" else n) > 2)
     function: Function = NORMS.get(norm, lambda of, x, w, b: of.group_norm_mish(x, groups, w, b))
     tensors = AFFINE[affine](*operands((n, groups * channels, *rest), dtype))
-    wide = [t if t is None else t.double() for t in tensors]
-    exact = results(partial(function, TORCHS), *wide)
+    exact = results(partial(function, TORCHS), *(t if t is None else t.double() for t in tensors))
     ours, torchs = (results(partial(function, of), *tensors) for of in (OURS, TORCHS))
     for a, b, e in zip(ours, torchs, exact, strict=True):
         last_bits = 10 * torch.finfo(dtype).eps * max(1.0, float(e.abs().max()))
