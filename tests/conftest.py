@@ -54,7 +54,6 @@ EAGER = Implementation(
     "eager", eager.mish, eager.mish_, eager.input_gradient, eager.double_backward
 )
 
-
 TORCH = replace(
     EAGER,
     name="torch",

@@ -125,7 +125,6 @@ def test_the_command_fails_where_a_bound_is_broken(
 ) -> None:
     """The table has the worst of ours, where the bound is in ULP and where it is absolute. The
     reference, which is off by so much, may take a hundredth."""
-
     best = {"ulp": 1, "ulp_at": 1, "absolute": 0, "absolute_at": 1, "tried": 1000, "correct": 900}
     worse = best | {"ulp": 2.5, "ulp_at": -3.5, "absolute": absolute, "absolute_at": -88}
     below, above = {"high": -87.3}, {"low": -87.3}

@@ -153,14 +153,13 @@ def test_values_and_gradients(norm: str, affine: str, dtype: torch.dtype, device
     for shape in SMALL_SHAPES + long:
         if "group" in norm and torch.Size(shape[2:]).numel() * 2 < 3:
             continue
-        x, *affines = operands(shape, dtype)
-        tensors = AFFINE[affine](x, *affines)
+        tensors = AFFINE[affine](*operands(shape, dtype))
         got = results(partial(NORMS[norm], OURS), *tensors, device=device)
         wide = [t if t is None else t.double() for t in tensors]
         expected = results(partial(NORMS[norm], TORCHS), *wide)
         assert got[0].dtype == dtype
         # The errors of torch's sums in float64.
-        of_sums = torch.finfo(torch.float64).eps * (x.numel() / shape[1]) ** 0.5
+        of_sums = torch.finfo(torch.float64).eps * (math.prod(shape) / shape[1]) ** 0.5
         tolerance = 10 * torch.finfo(dtype).eps + of_sums
         for a, e in zip(got, expected, strict=True):
             assert worst(a, e) <= tolerance * max(1.0, float(e.abs().max()))
@@ -174,7 +173,7 @@ def test_values_and_gradients(norm: str, affine: str, dtype: torch.dtype, device
 SIZES = st.integers(1, 40)
 
 
-# Not of float64, in which the reference has errors, too.
+# Not float64, in which the reference has errors, too.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @settings(max_examples=150, derandomize=True, deadline=None)
 @given(
@@ -188,15 +187,18 @@ SIZES = st.integers(1, 40)
 def test_random_shapes(
     dtype: torch.dtype, n: int, groups: int, channels: int, rest: list[int], norm: str, affine: str
 ) -> None:
-    """Errors are at most those of torch and some last bits."""
-    assume(norm == "frozen" or math.prod(rest) * (channels if norm == "group" else n) > 2)
+    in_channel = n * math.prod(rest)
+    # The gradients of fewer may be a small rest of large numbers.
+    assume(norm == "frozen" or (channels * math.prod(rest) if norm == "group" else in_channel) > 24)
     function: Function = NORMS.get(norm, lambda of, x, w, b: of.group_norm_mish(x, groups, w, b))
     tensors = AFFINE[affine](*operands((n, groups * channels, *rest), dtype))
+    got = results(partial(function, OURS), *tensors)
     exact = results(partial(function, TORCHS), *(t if t is None else t.double() for t in tensors))
-    ours, torchs = (results(partial(function, of), *tensors) for of in (OURS, TORCHS))
-    for a, b, e in zip(ours, torchs, exact, strict=True):
-        last_bits = 10 * torch.finfo(dtype).eps * max(1.0, float(e.abs().max()))
-        assert worst(a, e) <= worst(b, e) + last_bits
+    # Of as many roundings as terms, of either sign; terms are some units.
+    of_sums = 4 * torch.finfo(torch.float32).eps * in_channel**0.5
+    for a, e in zip(got, exact, strict=True):
+        tolerance = 10 * torch.finfo(dtype).eps + (of_sums if e.dim() == 1 else 0)
+        assert worst(a, e) <= tolerance * max(1.0, float(e.abs().max()))
 
 
 # A layer of this library, torch's, both made of the number of channels and options; an input.
