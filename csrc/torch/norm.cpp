@@ -310,14 +310,14 @@ TORCH_LIBRARY_IMPL(mish_cuda, CompositeImplicitAutograd, library) {
   library.impl("group_norm_mish", group_norm_mish);
 }
 
-// vmap asks for ops by themselves, composite or not; torch 2.9 asks another key for those that
-// change an argument.
+// vmap asks for ops by themselves, composite or not; torch 2.9 asks another key.
 TORCH_LIBRARY_IMPL(mish_cuda, FuncTorchBatchedDecomposition, library) {
   library.impl("batch_norm_mish", batch_norm_mish);
   library.impl("group_norm_mish", group_norm_mish);
 }
 TORCH_LIBRARY_IMPL(mish_cuda, FuncTorchBatched, library) {
   library.impl("batch_norm_mish", batch_norm_mish);
+  library.impl("group_norm_mish", group_norm_mish);
 }
 
 }  // namespace
