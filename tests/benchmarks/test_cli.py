@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 import tarfile
 import time
@@ -63,6 +65,13 @@ def test_a_missing_package_is_named_before_anything_is_measured(
     done = run_python("-c", program, *command.split(), cwd=tmp_path, env=env)
     assert f"needs the Python package {named}\n" in done.stderr or not named
     assert (done.returncode, list(tmp_path.iterdir())) == (2 if named else 0, [])
+
+
+def test_a_reader_that_goes_away_ends_it(tmp_path: Path) -> None:
+    """Status 1 would mean "slower". Files come from pipes, too."""
+    line = f"{sys.executable} -m benchmarks compare {SPEED} <(cat {SPEED}) | (exec <&-; sleep 1)"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 @pytest.fixture
