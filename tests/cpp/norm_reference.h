@@ -21,6 +21,7 @@ struct Case {
   NormShape shape;
   double mean, deviation, eps;
   bool given, affine;
+  double weight = 1;  // of about this size
 
   int64_t count() const { return shape.batch * shape.channels * shape.size; }
   int64_t channel(int64_t i) const { return i / shape.size % shape.channels; }
@@ -57,7 +58,7 @@ struct Inputs {
       dy.set(i, c.format.encode(normal(random)));
     }
     for (int64_t i = 0; c.affine && i < c.shape.channels; ++i) {
-      weight.push_back(static_cast<float>(1 + normal(random) / 4));
+      weight.push_back(static_cast<float>(c.weight * (1 + normal(random) / 4)));
       bias.push_back(static_cast<float>(normal(random) / 2));
     }
     for (int64_t i = 0; c.given && i < c.shape.channels; ++i) {
@@ -127,12 +128,12 @@ inline void test_values(const Case& c, Results& got, Inputs& in) {
   const auto z = [&](int64_t i) {
     return u(i) * rstd[c.set(i)] * weight(i) + (c.affine ? in.bias[c.channel(i)] : 0);
   };
-  // Errors of z: of the products, and of x beside the float that stands for the mean.
+  // Errors of z: of the mean, of the products, and of x beside the float that stands for the mean.
   // A double does without what it leaves of the mean.
   const long double of_mean = c.format.size == 8 ? std::fabs(c.mean) : 0;
   const auto error = [&](int64_t i) {
     return 2 * unit *
-           (1 + of_mean * rstd[c.set(i)] * std::fabs(weight(i)) + std::fabs(z(i)) +
+           (c.weight + of_mean * rstd[c.set(i)] * std::fabs(weight(i)) + std::fabs(z(i)) +
             std::fabs(u(i) * rstd[c.set(i)] * weight(i)));
   };
   const auto rounding = [&](long double value) {

@@ -94,6 +94,8 @@ int main() {
         }
         test(isa, {format, shape, 3, 0, 1e-5, false, true});  // a variance of 0
       }
+      // Mish where it is 0 and where it is x.
+      test(isa, {format, {2, 3, 50, 0}, 0.5, 2, 1e-5, false, true, 30});
       // Squares beyond the range of float, and below it.
       if (format.size >= 4) {
         test(isa, {format, {2, 3, 50, 0}, 1e18, 3e18, 1e-5, false, true});
