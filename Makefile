@@ -132,7 +132,8 @@ test-arm: environment
 	ctest --test-dir build/arm --output-on-failure --no-tests=error --tests-regex '^test_kernels$$'
 
 # What an earlier build left here is not in the way: the tests run in an unpacked source archive,
-# so they also show that the archive is complete. Its compiled objects are kept between runs.
+# so they also show that the archive is complete. Its compiled objects are kept between runs. Of the
+# slow tests it takes those that need a torch for CUDA: `make test-slow` runs the others.
 test-cuda-build: CUDA_ENV := $(CURDIR)/.venv-cuda
 test-cuda-build: CUDA_SOURCE := $(CURDIR)/.venv-cuda/source
 test-cuda-build: export PATH := $(CURDIR)/.venv-cuda/bin:$(PATH)
@@ -143,7 +144,8 @@ test-cuda-build: cuda-environment
 	tar -xzf build/sdist/*.tar.gz --strip-components=1 -C $(CUDA_SOURCE)
 	cd $(CUDA_SOURCE) && MISH_CUDA_BUILD=cuda python -m pip install --quiet --no-build-isolation -e ".[test]"
 	cd $(CUDA_SOURCE) && python -m mish_cuda
-	cd $(CUDA_SOURCE) && $(PYTEST) -m "not large"
+	cd $(CUDA_SOURCE) && $(PYTEST)
+	cd $(CUDA_SOURCE) && $(PYTEST) -m slow -k compiler_of_pip tests/setup
 
 # Each torch in an environment of its own, from an unpacked source archive: what is built in this
 # folder stays as it is. CPU kernels only, whatever the torch was built for.

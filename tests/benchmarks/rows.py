@@ -6,7 +6,7 @@ import contextlib
 import io
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import pytest
 
 from benchmarks import cli, environment, results
 from benchmarks.cases import KERNEL_DIRECTIONS, SURROUNDINGS, Case
-from benchmarks.timing import threads
 from project import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -131,10 +130,3 @@ def tables_of(path: Path, *options: object) -> dict[str, Cells]:
     """The tables that `table` prints of a file, without their headers, by their titles."""
     found = tables_in(printed("table", path, "--markdown", *options))
     return {title: lines for title, (_, *lines) in found}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """For the tests of a module that imports it: small networks are slower on several."""
-    with threads(1):
-        yield

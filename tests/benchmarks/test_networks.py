@@ -6,6 +6,7 @@ import math
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -19,7 +20,7 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
-from rows import Patch, main, one_thread, printed, read, refusal  # noqa: F401
+from rows import Patch, main, printed, read, refusal
 from torch import Tensor, nn
 
 pytest.importorskip("scipy", reason="no scipy: pip install 'mish_cuda[test]'")
@@ -30,6 +31,7 @@ from benchmarks.arguments import Refused
 from benchmarks.cases import Case
 from benchmarks.paper import data, tables, training
 from benchmarks.paper.protocol import ACTIVATIONS
+from benchmarks.timing import threads
 from mish_cuda import _before_mish
 from project import ROOT, run_python
 
@@ -40,8 +42,10 @@ SMALL = {
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch: Patch) -> None:
+def _small(monkeypatch: Patch) -> Iterator[None]:
     monkeypatch.setattr(networks, "NETWORKS", SMALL)
+    with threads(1):  # faster than several here
+        yield
 
 
 @pytest.mark.parametrize("network", SMALL)

@@ -111,7 +111,7 @@ DEEPER_COMPILED = [
 ]
 CASES = [
     *product(["eager"], FORMS, [*NESTED, *FUNCTIONALIZED]),
-    *product(["eager"], ["function", "in place"], DEEPER),
+    *(slow("eager", *case) for case in product(["function", "in place"], DEEPER)),
     *(
         (slow if len(nested) > 1 else pytest.param)("compiled", "function", nested)
         for nested in [*NESTED, *DEEPER_COMPILED]

@@ -131,8 +131,7 @@ def test_the_extension_can_be_switched_off(value: str, monkeypatch: pytest.Monke
 
 
 def test_in_an_archive_the_remedy_is_to_unpack_it(tmp_path: Path) -> None:
-    folder = install(tmp_path / "unpacked", {})
-    archive = shutil.make_archive(str(tmp_path / "packages"), "zip", folder)
+    archive = shutil.make_archive(str(tmp_path / "all"), "zip", install(tmp_path / "unpacked", {}))
     script = "import mish_cuda; print(mish_cuda.mish(mish_cuda.functional.torch.ones(1)))"
     done = run_python("-c", script, cwd=tmp_path, env={"PYTHONPATH": archive})
     assert "0.8651" in done.stdout
