@@ -87,7 +87,7 @@ test-maths: tools
 
 # What takes too long for `make test`: the C++ tests under sanitizers, and with them those of the CUDA
 # kernels on the host; Python tests that start compilers and processes.
-test-slow: EXTRAS := test
+test-slow: EXTRAS := test,browser
 test-slow: build
 	cmake -S . -B build/sanitized -DMISH_TORCH=OFF -DMISH_SANITIZE=ON
 	cmake --build build/sanitized --parallel $(JOBS)

@@ -113,7 +113,7 @@ CASES = [
     *product(["eager"], FORMS, [*NESTED, *FUNCTIONALIZED]),
     *(slow("eager", *case) for case in product(["function", "in place"], DEEPER)),
     *(
-        (slow if len(nested) > 1 else pytest.param)("compiled", "function", nested)
+        (slow if nested else pytest.param)("compiled", "function", nested)
         for nested in [*NESTED, *DEEPER_COMPILED]
     ),
     *product(["compiled"], ["override_torch"], [(), ("grad",), ("vmap", "jacfwd")]),
