@@ -86,7 +86,7 @@ test-maths: tools
 	ctest --test-dir build/maths --output-on-failure --parallel $(JOBS)
 
 # What takes too long for `make test`: the C++ tests under sanitizers, and with them those of the CUDA
-# kernels on the host; Python tests that start compilers and processes.
+# kernels on the host; Python tests that start compilers and processes, or are hundreds of one kind.
 test-slow: EXTRAS := test,browser
 test-slow: build
 	cmake -S . -B build/sanitized -DMISH_TORCH=OFF -DMISH_SANITIZE=ON

@@ -67,7 +67,7 @@ def test_a_missing_package_is_named_before_anything_is_measured(
     assert (done.returncode, list(tmp_path.iterdir())) == (2 if named else 0, [])
 
 
-def test_a_reader_that_goes_away_ends_it(tmp_path: Path) -> None:
+def test_a_reader_that_goes_away_ends_it() -> None:
     """Status 1 would mean "slower". Files come from pipes, too."""
     line = f"{sys.executable} -m benchmarks compare {SPEED} <(cat {SPEED}) | (exec <&-; sleep 1)"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, cwd=ROOT)
