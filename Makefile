@@ -25,6 +25,8 @@ endif
 # Tools that pip installs (ninja, cmake, ruff, ...) are found without activating the environment.
 export PATH := $(dir $(ENV_PYTHON)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Python compiles what it imports; to compile all of torch and of what tests use would take a minute.
+export PIP_COMPILE := 0
 
 # Pinned: their next versions will find something else.
 LINTERS := ruff==0.17.6 mypy==2.4.1 clang-format==23.1.5

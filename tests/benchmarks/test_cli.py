@@ -67,6 +67,7 @@ def test_a_missing_package_is_named_before_anything_is_measured(
     assert (done.returncode, list(tmp_path.iterdir())) == (2 if named else 0, [])
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_it() -> None:
     """Status 1 would mean "slower". Files come from pipes, too."""
     line = f"{sys.executable} -m benchmarks compare {SPEED} <(cat {SPEED}) | (exec <&-; sleep 1)"
@@ -103,6 +104,7 @@ def test_steps_go_on_and_leave_an_archive(out: Path, monkeypatch: Patch) -> None
     assert main("gpu", "build", "--out", out) == 0
 
 
+@pytest.mark.slow
 def test_a_command_is_stopped_with_its_children_and_can_tell_what_it_has(out: Path) -> None:
     alive, log = out.with_name("alive"), out.with_name("a.log")
     line = f"(trap '' INT; sleep 3; touch {alive}) & trap 'echo kept; exit' INT; sleep 60"

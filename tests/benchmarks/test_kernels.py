@@ -81,6 +81,7 @@ def test_errors_count_in_units_of_the_true_value(
     np.testing.assert_equal(found["absolute_at"], x[int(found["absolute"] > 0)])
 
 
+@pytest.mark.slow
 @needs_extension
 @pytest.mark.parametrize(
     ("number_format", "fault", "broken"),
@@ -117,6 +118,7 @@ def test_the_proof_finds_faults_alone(
     assert NATIVE not in subjects  # nothing is required of F.mish
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("absolute", "off", "status"), [(1.1e-36, 0.025, 0), (1.1e-36, 0.03, 1), (1.2e-36, 0.025, 1)]
 )

@@ -68,6 +68,7 @@ def test_steps_with_any_mish_are_alike(network: str, monkeypatch: Patch) -> None
     assert networks.prepared(replace(case, direction="inference"), "cpu")[0]().is_inference()
 
 
+@pytest.mark.slow
 def test_the_command_measures_and_names_what_fails(tmp_path: Path, monkeypatch: Patch) -> None:
     path = tmp_path / "a.csv"
     command = ("networks", "--device", "cpu", "--seconds", "0", "--threads", "1", "--csv", path)

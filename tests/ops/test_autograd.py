@@ -260,10 +260,7 @@ def test_saved_tensors(impl: Implementation, device: str, dtype: torch.dtype) ->
 # --- Nodes of the graph: they have what torch's own have ---
 
 # What a node of each kind saves, in the order of its edges. The gradient of the first is f'(self).
-SAVED = {
-    "MishCudaBackward": ["self"],
-    "MishCudaBackwardBackward": ["grad_output", "self"],
-}
+SAVED = {"MishCudaBackward": ["self"], "MishCudaBackwardBackward": ["grad_output", "self"]}
 EVERY_NODE = pytest.mark.parametrize("name", SAVED)
 
 

@@ -159,7 +159,7 @@ EXPORTERS: dict[str, tuple[Callable[[nn.Module, str], Exported], list[str], list
 @pytest.mark.parametrize(
     ("exporter", "model"),
     [
-        slow(name, model) if "ONNX" in name and "None" not in name else (name, model)
+        slow(name, model) if "ONNX" in name else (name, model)
         for name, (*_, others) in EXPORTERS.items()
         for model in ["layers", *others]
     ],
@@ -224,6 +224,7 @@ def test_older_exporter_in_other_types(dtype: torch.dtype, opset: int, tmp_path:
         assert [ops[0], ops[-1]] == ["Cast", "Cast"]
 
 
+@pytest.mark.slow
 def test_scripted_without_the_extension_a_model_holds_the_op_of_torch(tmp_path: Path) -> None:
     """In a new process, since TorchScript caches compiled functions."""
     file = str(tmp_path / "model.pt")

@@ -32,7 +32,6 @@ SUFFIX = EXTENSION_SUFFIXES[0]
 
 # --- Every state that an installation may be in ---
 
-
 Files = dict[str, bytes | None]
 
 
@@ -130,6 +129,7 @@ def test_the_extension_can_be_switched_off(value: str, monkeypatch: pytest.Monke
     assert remedy is None
 
 
+@pytest.mark.slow
 def test_in_an_archive_the_remedy_is_to_unpack_it(tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "all"), "zip", install(tmp_path / "unpacked", {}))
     script = "import mish_cuda; print(mish_cuda.mish(mish_cuda.functional.torch.ones(1)))"
@@ -266,6 +266,7 @@ HEAVY = ("torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.
 HEAVY += ("numpy", "mish_cuda.diagnostics", "mish_cuda.selfcheck")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eager", ["", "1"], ids=["with the extension", "without"])
 def test_importing_changes_nothing_else(eager: str, tmp_path: Path) -> None:
     """Without the extension not even torch.onnx is loaded, which is told of the op."""
