@@ -152,7 +152,9 @@ def public(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     """Seeds torch, so that every run draws the same numbers."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_available():  # without, torch.manual_seed would note the stack each time
+        torch.cuda.manual_seed_all(0)
 
 
 def pytest_report_header() -> str:

@@ -173,7 +173,7 @@ def scaled(module: Any, args: Any, output: Tensor) -> Tensor:
 
 def results(function: Callable[[Tensor], Any], x: Tensor, *modules: nn.Module) -> Any:
     """What it gives, its input afterwards, the gradients that it leaves, the state of modules."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     x = x.clone().requires_grad_(x.requires_grad)
     given = x * 1
     with torch.set_grad_enabled(x.requires_grad):
