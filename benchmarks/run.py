@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_number(kernels, "--threads", help="CPU threads (default: 1)")
     pace = parser.add_argument_group("how long")
     what = "seconds for each group of cases timed in turn; large inputs take longer"
-    add_number(pace, "--seconds", kind=number, default=0.4, help=what)
+    add_number(pace, "--seconds", kind=number, default=0.3, help=what)
     add_number(pace, "--minutes", help="begin no group of cases after so many minutes")
     add_number(pace, "-n", "--n_repeat", "--rounds", help="rounds, in place of --seconds")
     add_number(pace, "-w", "--warmup", default=1, help="calls before the first round")

@@ -92,12 +92,14 @@ def take_turns(
 
 
 def sampler(statement: Statement) -> Sampler:
-    """Samples of a statement: the time of a block of calls, over their number."""
+    """Samples of a statement: the time of a block of calls, over their number.
+
+    Call the statement before: the first call of all may load code or allocate.
+    """
     # benchmark.timer is the clock of torch.utils.benchmark: it waits for the device. Its own Timer
     # adds two untimed calls to every block, which cost much at 16 M elements.
     timer = Timer(statement.text, timer=benchmark.timer, globals=dict(statement.names))
     with threads(statement.threads):
-        timer.timeit(1)  # the first call of all may load code or allocate
         number = 1
         while (taken := timer.timeit(number)) < SAMPLE_SECONDS / 2:
             # At most tenfold at a time: one call is too short a sample to trust further.
