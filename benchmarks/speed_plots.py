@@ -74,7 +74,7 @@ def memory(rows: pd.DataFrame) -> Iterator[Picture]:
 
 
 def networks(rows: pd.DataFrame) -> Iterator[Picture]:
-    """Time of a training step and of inference, and peak memory: a picture for each network."""
+    """Time of training steps and inference, and peak memory: a picture for each kind of network."""
     figures = {"time, ms": 1e3 * rows.median_s, "peak memory, MiB": rows.peak_bytes / 2**20}
     alike = rows.assign(**figures).groupby(["network", "dtype", "shape", "threads"], sort=False)
     for (network, dtype, shape, threads), group in alike:
@@ -84,7 +84,7 @@ def networks(rows: pd.DataFrame) -> Iterator[Picture]:
         colours = values.index.map(colour)
         values.columns = [f"{direction}: {name}" for name, direction in values]
         title = f"{network}, {dtype}, batch {shape}{_on(threads)}"
-        yield plots.bars(network, title, values, colours)
+        yield plots.bars(title, title, values, colours)
 
 
 def rates(rows: pd.DataFrame) -> Iterator[Picture]:

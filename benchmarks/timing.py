@@ -92,10 +92,7 @@ def take_turns(
 
 
 def sampler(statement: Statement) -> Sampler:
-    """Samples of a statement: the time of a block of calls, over their number.
-
-    Call the statement before: the first call of all may load code or allocate.
-    """
+    """Samples of a statement that was called before: the time of a block of calls, per call."""
     # benchmark.timer is the clock of torch.utils.benchmark: it waits for the device. Its own Timer
     # adds two untimed calls to every block, which cost much at 16 M elements.
     timer = Timer(statement.text, timer=benchmark.timer, globals=dict(statement.names))

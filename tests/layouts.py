@@ -66,8 +66,7 @@ def make(
     layout: str, dtype: torch.dtype, device: str, seed: int = 0, fill: Data = filled
 ) -> Tensor:
     """A tensor of that layout."""
-    view = {**LAYOUTS, **OVERLAPPING}[layout]
-    return view(lambda *sizes: fill(sizes, dtype, device, seed))
+    return {**LAYOUTS, **OVERLAPPING}[layout](lambda *sizes: fill(sizes, dtype, device, seed))
 
 
 def memory(x: Tensor) -> Tensor:

@@ -49,7 +49,8 @@ def test_bars_are_those_of_the_tables() -> None:
     assert ours.get_xydata().tolist() == [[65_536, pytest.approx(39.3216)]]
     assert panels(pictures["memory-fp32"]) == {"MiB": "mish_cuda: 0.5 0.50; naive: 1.25 1.25"}
     inference = "mish_cuda: 20 20.0; F.mish: 30 30.0; none: 0 not measured; ReLU: 500 500"
-    assert panels(pictures["se_resnet18"])["inference: time, ms"] == inference
+    name = "se_resnet18-fp32-batch-8x3x32x32-2-threads"
+    assert panels(pictures[name])["inference: time, ms"] == inference
     (compiled,) = panels(pictures["compiled-forward+backward"]).values()
     assert compiled.startswith("fp32 1 M f(x): 3 3.00x; fp32 1 M f(2x) + 1: 3 3.00x; fp32 1 M relu")
     assert panels(pictures["norms-forward+backward"]) == {

@@ -170,8 +170,7 @@ def test_output_that_nobody_takes(option: str) -> None:
     env = {"PYTHONUNBUFFERED": "", "MISH_CUDA_EAGER": "1"}  # which nothing warns of
     program = partial(run_python, "-m", "mish_cuda", option, cwd=PACKAGE.parent, env=env)
     with open("/dev/full", "w") as full:
-        done = program(stdout=full, status=command.UNWRITTEN)
-    (line,) = done.stderr.splitlines()
+        (line,) = program(stdout=full, status=command.UNWRITTEN).stderr.splitlines()
     assert "No space left on device" in line
     reader, writer = os.pipe()
     os.close(reader)
