@@ -12,30 +12,18 @@
 #include <vector>
 
 #include "cuda/mish_kernels.cu"
-#include "reference.h"
+#include "cuda_operands.h"
 
 namespace {
 
 using mish::DType;
 using mish::Op;
 using mish::cuda::Operands;
-using mish::test::Format;
-using mish::test::kFormats;
-using mish::test::Memory;
+using mish::test::Case, mish::test::Format, mish::test::kFormats, mish::test::Memory;
+using mish::test::dense, mish::test::place, mish::test::rows, mish::test::strided;
 namespace ptx = mish::cuda::ptx;
 
 constexpr Op kOps[] = {Op::kForward, Op::kBackward, Op::kDoubleBackward};
-
-struct Case {
-  Op op;
-  Format format;
-
-  int inputs() const { return static_cast<int>(op) + 1; }
-  std::string name() const {
-    const char* ops[] = {"forward", "backward", "double backward"};
-    return std::string(ops[static_cast<int>(op)]) + " " + format.name;
-  }
-};
 
 int failures = 0;
 
@@ -46,25 +34,6 @@ void fail(const Case& c, const std::string& what) {
 void launch(const Case& c, const Operands& operands) {
   const int error = mish::cuda::launch(c.op, c.format.dtype, operands, nullptr);
   if (error != 0) fail(c, "launch returned " + std::to_string(error));
-}
-
-/// Operands of one dimension, each element after the other.
-Operands dense(const Case& c, int64_t count) {
-  Operands operands = {};
-  operands.dims = 1;
-  operands.sizes[0] = count;
-  for (auto& strides : operands.strides) strides[0] = c.format.size;
-  return operands;
-}
-
-/// Where element i of operand k lies, in bytes from its first.
-int64_t place(const Operands& operands, int k, int64_t i) {
-  int64_t bytes = 0;
-  for (int dim = 0; dim < operands.dims; ++dim) {
-    bytes += i % operands.sizes[dim] * operands.strides[k][dim];
-    i /= operands.sizes[dim];
-  }
-  return bytes;
 }
 
 /// The op on element i, by itself.
@@ -182,27 +151,6 @@ void test_dense(const Case& c) {
   }
 }
 
-/// Operands of any shape, without memory: the last dimension of the inputs is the innermost. The
-/// output has `gap` - 1 elements between each two; the last input is broadcast along the first
-/// dimension.
-Operands strided(const Case& c, const std::vector<int64_t>& shape, int64_t gap) {
-  Operands operands = {};
-  operands.dims = static_cast<int>(shape.size());
-  std::copy(shape.begin(), shape.end(), operands.sizes);
-  int64_t up = gap, down = 1;
-  for (const int64_t size : shape) down *= size;
-  for (int dim = 0; dim < operands.dims; ++dim) {
-    operands.strides[0][dim] = up * c.format.size;
-    up *= shape[dim];
-    down /= shape[dim];
-    for (int k = 1; k <= c.inputs(); ++k) {
-      const bool broadcast = k == c.inputs() && dim == 0;
-      operands.strides[k][dim] = broadcast ? 0 : down * c.format.size;
-    }
-  }
-  return operands;
-}
-
 /// Each element once, with the bits that it has alone, and nothing else; the operands begin
 /// `offset` elements behind a multiple of 16 bytes.
 void check_strided(const Case& c, Operands operands, int64_t offset) {
@@ -234,19 +182,6 @@ void test_strided(const Case& c) {
   const std::vector<std::vector<int64_t>> shapes = {
       {1}, {300}, {7, 1}, {5, 3}, {17, 19, 2}, {3, 4, 5, 6}, std::vector<int64_t>(8, 2)};
   for (const auto& shape : shapes) check_strided(c, strided(c, shape, 2), 0);
-}
-
-/// Rows of `size` elements, `gap` elements apart, and `outer` times as many of them.
-Operands rows(const Case& c, int64_t size, int64_t count, int64_t gap, int64_t outer) {
-  Operands operands = {};
-  operands.dims = 3;
-  const int64_t pitch = size + gap, sizes[] = {size, count, outer};
-  std::copy(std::begin(sizes), std::end(sizes), operands.sizes);
-  for (int k = 0; k <= c.inputs(); ++k) {
-    const int64_t strides[] = {1, pitch, k == 1 ? 0 : (count + 1) * pitch};
-    for (int dim = 0; dim < 3; ++dim) operands.strides[k][dim] = strides[dim] * c.format.size;
-  }
-  return operands;
 }
 
 /// Where packs lie whole in rows, and where their number, a row's begin or the memory forbids it.
