@@ -25,7 +25,7 @@ endif
 # Tools that pip installs (ninja, cmake, ruff, ...) are found without activating the environment.
 export PATH := $(dir $(ENV_PYTHON)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Python compiles what it imports; to compile all of torch and of what tests use would take a minute.
+# Python compiles what it imports; all of torch and of what the tests use would take a minute.
 export PIP_COMPILE := 0
 
 # Pinned: their next versions will find something else.
@@ -76,7 +76,7 @@ accuracy: build
 	build/maths/test_same_bits --exhaustive
 	$(ENV_PYTHON) -m benchmarks accuracy --device cpu
 
-# Side by side, unless MAX_JOBS is 1: pip uses one processor for most of a minute.
+# Side by side, unless MAX_JOBS is 1: pip uses one processor.
 test:
 	$(MAKE) --no-print-directory --jobs=$(JOBS) EXTRAS=test build test-maths
 	$(PYTEST)
